@@ -1,0 +1,148 @@
+"""Builds `minerlib._native` from csrc/ with ninja; the package's metadata is in pyproject.toml.
+
+MINERLIB_BUILD_NATIVE  `auto` (default): build when a C++ compiler is there, else install pure Python;
+                       `1`: a missing compiler is an error; `0`: never build.
+CXX, CXXFLAGS, LDFLAGS as everywhere. A compile error always fails the build.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+
+# Equality with the float64 definition rests on these: no contraction into fused multiply-adds, no reordering,
+# and no instruction set beyond the platform's baseline outside the files that ask for one by their name.
+BASE_FLAGS = """-std=c++17 -O3 -fPIC -fvisibility=hidden -fno-fast-math -ffp-contract=off -fno-math-errno
+-Wall -Wextra -pthread""".split()
+AVX2_FLAGS = "-mavx2 -mfma -mf16c -mbmi2 -mpopcnt".split()
+AVX512_FLAGS = "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512cd".split() + AVX2_FLAGS
+X86_FLAGS = {  # by the last part of a source file's name: window_avx2.cpp -> avx2
+    "avx2": AVX2_FLAGS,
+    "avx512": AVX512_FLAGS,
+    "avx512bf16": [*AVX512_FLAGS, "-mavx512bf16"],
+    "avx512vpopcnt": [*AVX512_FLAGS, *"-mavx512vpopcntdq -mavx512bitalg -mavx512vbmi".split()],
+    "amx": [*AVX512_FLAGS, *"-mamx-tile -mamx-bf16 -mamx-int8 -mavx512bf16".split()],
+}
+
+
+def isa_of(source: str) -> str:
+    """The instruction set that a file is named after: `avx2` for csrc/cpu/window_avx2.cpp, else `generic`."""
+    suffix = Path(source).stem.rpartition("_")[2]
+    return suffix if suffix in X86_FLAGS else "generic"
+
+
+def on_x86_64() -> bool:
+    return platform.machine().lower() in {"x86_64", "amd64"} and sys.maxsize > 2**32
+
+
+def native_sources() -> list[str]:
+    cpu = [path.as_posix() for path in sorted(Path("csrc/cpu").glob("*.cpp"))]
+    return ["csrc/bindings.cpp", *(source for source in cpu if on_x86_64() or isa_of(source) == "generic")]
+
+
+def compile_flags(source: str) -> list[str]:
+    """Every flag that depends on the file alone (the environment's CXXFLAGS come before these)."""
+    return [*BASE_FLAGS, f"-DMINERLIB_X86={int(on_x86_64())}", "-Icsrc", *X86_FLAGS.get(isa_of(source), [])]
+
+
+def find_compiler() -> list[str] | None:
+    """The C++ compiler as a command, or None when there is none."""
+    candidates = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+    commands = (shlex.split(candidate) for candidate in candidates)
+    return next((command for command in commands if command and shutil.which(command[0])), None)
+
+
+def reason_not_to_build() -> str:
+    """Why no extension is built, or an empty string."""
+    if os.environ.get("MINERLIB_BUILD_NATIVE") == "0":
+        return "MINERLIB_BUILD_NATIVE=0"
+    if find_compiler() is None:
+        named = os.environ.get("CXX")
+        return f"CXX={named} was not found" if named else "no C++ compiler (c++, g++ or clang++) was found"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return f"Python.h was not found in {sysconfig.get_path('include')} (Debian: package python3-dev)"
+    return ""
+
+
+def extensions() -> list[Extension]:
+    wish = os.environ.get("MINERLIB_BUILD_NATIVE", "auto")
+    if wish not in {"auto", "0", "1"}:
+        raise SystemExit(f"minerlib: MINERLIB_BUILD_NATIVE must be auto, 0 or 1, not {wish!r}")
+    reason = reason_not_to_build()
+    if reason and wish == "1":
+        raise SystemExit(f"minerlib: MINERLIB_BUILD_NATIVE=1, but {reason}")
+    if reason:
+        print(f"minerlib: {reason}; installing without the native extension (numba takes its place)")
+        return []
+    return [Extension("minerlib._native", native_sources())]
+
+
+class NinjaBuild(build_ext):
+    """build_ext that hands compiling and linking to ninja: parallel, and only what changed."""
+
+    def build_extension(self, ext: Extension) -> None:
+        # Not self.build_temp: an editable install puts that into a temporary directory and rebuilds all.
+        folder = Path("build", f"native-{sys.implementation.cache_tag}-{sysconfig.get_platform()}")
+        library = folder / Path(self.get_ext_filename(ext.name)).name
+        folder.mkdir(parents=True, exist_ok=True)
+        write_ninja_file(folder / "build.ninja", ext.sources, folder, library)
+
+        from ninja import BIN_DIR
+
+        if subprocess.run([Path(BIN_DIR, "ninja"), "-f", folder / "build.ninja"]).returncode:
+            raise CompileError(f"minerlib: compiling {ext.name} failed; the compiler's message stands above")
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(library, target)
+
+
+def write_ninja_file(path: Path, sources: list[str], folder: Path, library: Path) -> None:
+    import pybind11
+    from ninja.ninja_syntax import Writer
+
+    compiler = find_compiler()
+    assert compiler is not None, "no extension is declared without a compiler"
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    facts = f"{version.splitlines()[0]}; {' '.join(BASE_FLAGS)}".replace("\\", "\\\\").replace('"', '\\"')
+    bindings_flags = [f"-I{sysconfig.get_path('include')}", f"-I{pybind11.get_include()}"]
+    bindings_flags.append(f'-DMINERLIB_COMPILER_INFO="{facts}"')
+    link_flags = ["-shared", "-pthread"]
+    if sys.platform == "darwin":
+        link_flags += ["-undefined", "dynamic_lookup"]
+
+    with path.open("w", encoding="utf-8") as stream:
+        ninja = Writer(stream)
+        ninja.variable("builddir", str(folder))
+        ninja.variable("cxx", escaped(compiler))
+        user_flags = escaped(shlex.split(os.environ.get("CXXFLAGS", "")))
+        command = f"$cxx {user_flags} $flags -MMD -MF $out.d -c $in -o $out"
+        ninja.rule("compile", command, description="compile $in", depfile="$out.d", deps="gcc")
+        # Written under another name first, so that a link that dies leaves no half library behind.
+        user_flags = escaped(shlex.split(os.environ.get("LDFLAGS", "")))
+        command = f"$cxx $in {user_flags} {escaped(link_flags)} -o $out.part && mv $out.part $out"
+        ninja.rule("link", command, description="link $out")
+        objects = []
+        for source in sources:
+            flags = compile_flags(source) + (bindings_flags if source == "csrc/bindings.cpp" else [])
+            obj = str(folder / Path(source).with_suffix(".o"))
+            objects += ninja.build(obj, "compile", source, variables={"flags": escaped(flags)})
+        ninja.build(str(library), "link", objects)
+
+
+def escaped(words: list[str]) -> str:
+    """Words of a command, quoted for the shell and then for a ninja file."""
+    return shlex.join(words).replace("$", "$$")
+
+
+if __name__ == "__main__":
+    setup(ext_modules=extensions(), cmdclass={"build_ext": NinjaBuild})
