@@ -1,0 +1,67 @@
+# `make demo` and `make test` set everything up on a machine with Python 3.11 or newer (and g++ for the native kernels).
+# CI runs these same targets: see .ci/run.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+CSRC := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
+
+# Stamps lie inside the environment they describe, so that removing it removes them too.
+DEVELOP := $(VENV)/develop.stamp
+BENCH := $(VENV)/bench.stamp
+BUILT := $(VENV)/built.stamp
+
+.PHONY: help demo test bench lint gpu build clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 14
+
+demo: $(BUILT) ## train JTANet on real images, every mined batch checked against the definition
+	$(BIN)/python -m minerlib train jtanet --preset demo --output runs/demo
+
+test: $(BUILT) ## run the tests and the examples in the docstrings
+	$(BIN)/python -m pytest -m "not gpu and not bench" -n auto --maxprocesses 4
+
+bench: $(BUILT) $(BENCH) ## measure against the tools people use today
+	$(BIN)/python -m pytest bench --benchmark-only -s
+
+lint: $(DEVELOP) ## style, types and layout of Python and C++
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy minerlib
+	$(if $(CSRC),$(BIN)/clang-format --dry-run --Werror $(CSRC))
+
+gpu: $(BUILT) ## run the tests that need a CUDA device
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+	  $(BIN)/python -m pytest -m gpu; \
+	else \
+	  $(BIN)/python -c 'import torch; print("make gpu: no CUDA device here, so no GPU test ran (torch", torch.__version__ + ")")'; \
+	fi
+
+build: $(BUILT) ## set up .venv and compile the native kernels
+
+clean: ## remove what was built (the environment and runs/ stay)
+	rm -rf build dist minerlib.egg-info minerlib/_native*.so $(BUILT) .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "minerlib needs Python 3.11 or newer; name one with: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "python -m venv failed (Debian: apt-get install python3-venv)" >&2; exit 1; }
+
+$(DEVELOP): requirements-dev.txt | $(BIN)/python
+	$(PIP_INSTALL) -r requirements-dev.txt
+	@touch $@
+
+$(BENCH): requirements-bench.txt $(DEVELOP)
+	$(PIP_INSTALL) -r requirements-bench.txt
+	@touch $@
+
+# The directories are prerequisites too: they change when a file is removed. build_ext goes first because pip
+# would hide its progress and its line about a missing compiler.
+$(BUILT): $(DEVELOP) setup.py pyproject.toml $(shell find csrc)
+	$(BIN)/python setup.py -q build_ext --inplace
+	$(PIP_INSTALL) --no-build-isolation --no-deps --editable .
+	@touch $@
