@@ -1,0 +1,128 @@
+"""The table of backends: which can serve a request, which is chosen, and why not the others."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from minerlib import inputs
+
+
+class BackendUnavailable(RuntimeError):
+    """A backend that was named explicitly cannot serve the request; the message lists the reasons."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A row of the table. `module` has `reasons_unusable()` and one function per kernel family."""
+
+    name: str
+    module: str
+    description: str
+
+    def load(self) -> ModuleType:
+        return importlib.import_module(self.module)
+
+    def reasons_unusable(self) -> tuple[str, ...]:
+        """Empty where the backend can be used here; pure and cheap."""
+        reasons: tuple[str, ...] = self.load().reasons_unusable()
+        return reasons
+
+
+#: In order of preference.
+BACKENDS = (
+    Backend("native", "minerlib.backends.native", "C++ kernels, instruction set chosen at run time"),
+    Backend("numba", "minerlib.backends.numba", "compiled on first use, for machines without a C++ compiler"),
+    Backend("reference", "minerlib.backends.reference", "the specification as plain NumPy: the judge, slow"),
+)
+NAMES = ("auto", *(backend.name for backend in BACKENDS))
+
+
+def choose(name: str) -> ModuleType:
+    """The adapter of the named backend, or of the first usable one for "auto"."""
+    inputs.one_of("backend", name, NAMES)
+    if name != "auto":
+        backend = next(backend for backend in BACKENDS if backend.name == name)
+        reasons = backend.reasons_unusable()
+        if reasons:
+            raise BackendUnavailable(f"backend {name!r} cannot be used: " + "; ".join(reasons))
+        return backend.load()
+    missed: list[str] = []
+    for backend in BACKENDS:
+        reasons = backend.reasons_unusable()
+        if not reasons:
+            _say_once(missed, backend.name)
+            return backend.load()
+        missed.append(f"{backend.name}: {'; '.join(reasons)}")
+    raise AssertionError("the reference backend needs NumPy alone and is always usable")
+
+
+_said: set[str] = set()
+
+
+def _say_once(missed: list[str], chosen: str) -> None:
+    """A machine without the native kernels still works, but its user should know what it costs."""
+    if missed and chosen not in _said:
+        _said.add(chosen)
+        warnings.warn(
+            f"minerlib runs on its {chosen} backend; " + " | ".join(missed), RuntimeWarning, stacklevel=4
+        )
+
+
+def describe_backends() -> list[tuple[str, bool, tuple[str, ...], str]]:
+    """(name, usable, reasons why not, description) of every backend, in order of preference."""
+    rows = []
+    for backend in BACKENDS:
+        reasons = backend.reasons_unusable()
+        rows.append((backend.name, not reasons, reasons, backend.description))
+    return rows
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `explain` found: for each backend no reasons (usable), or the reasons why not."""
+
+    operation: str
+    reasons: dict[str, tuple[str, ...]]
+
+    @property
+    def chosen(self) -> str:
+        """The backend that "auto" takes."""
+        return next(name for name, reasons in self.reasons.items() if not reasons)
+
+    def __str__(self) -> str:
+        width = max(map(len, self.reasons))
+        lines = [f"{self.operation}: auto takes {self.chosen}"]
+        for name, reasons in self.reasons.items():
+            lines.append(f"  {name:<{width}}  {'; '.join(reasons) if reasons else 'usable'}")
+        return "\n".join(lines)
+
+
+def explain(operation: str, *arguments: Any, **options: Any) -> Explanation:
+    """For each backend: usable for this call, or the reasons why not.
+
+    `operation` is the name of a public function (`"mine"`, `"count_triplets"`, `"nearest"`,
+    `"pairwise_distance"`); the rest is what would be passed to it and may be left out. Arguments that the
+    function itself would refuse raise the same TypeError or ValueError here. Nothing is computed.
+
+    >>> import minerlib
+    >>> minerlib.explain("mine").reasons["reference"]
+    ()
+    """
+    from minerlib import mining, neighbors
+
+    checks = {
+        "mine": mining.check_mine,
+        "count_triplets": mining.check_count_triplets,
+        "nearest": neighbors.check_nearest,
+        "pairwise_distance": neighbors.check_pairwise_distance,
+    }
+    inputs.one_of("operation", operation, tuple(checks))
+    if arguments or options:
+        backend = options.pop("backend", "auto")
+        inputs.one_of("backend", backend, NAMES)
+        checks[operation](*arguments, **options)
+    return Explanation(operation, {backend.name: backend.reasons_unusable() for backend in BACKENDS})

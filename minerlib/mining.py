@@ -1,0 +1,184 @@
+"""`mine` and `count_triplets`: triplets from a batch of embeddings and its labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minerlib import dispatch, inputs
+from minerlib.arrays import Origin
+from minerlib.inputs import Problem
+from minerlib.results import PaddedTriplets, TripletCounts, Triplets
+from minerlib.strategies import STRATEGIES, Request, Slots
+
+
+def mine(
+    embeddings: Any,  # [N, D]
+    labels: Any,  # [N] or [N, C] bool
+    strategy: str,
+    *,
+    margin: float = 0.2,
+    metric: str = "sqeuclidean",
+    reference: Any = None,  # [M, D]
+    reference_labels: Any = None,  # [M] or [M, C] bool
+    pairs: str = "ordered",
+    fallback: str = "drop",
+    seed: int = 0,
+    exact: bool = True,
+    compact: bool = True,
+    backend: str = "auto",
+) -> Triplets | PaddedTriplets:
+    """Choose triplets (anchor, positive, negative); the same ones, bit for bit, on every backend.
+
+    Args:
+        embeddings: `[N, D]` float16, bfloat16, float32 or float64; a torch tensor on any device, a NumPy
+            array (memory-mapped too) or anything that speaks DLPack. Gradients are ignored.
+        labels: `[N]` integers or bool, or `[N, C]` bool: rows that share a label are of one class.
+        strategy: per anchor-positive pair `hard`, `semi-hard`, `random-hard` (JTANet), `semi-hard-nearest`
+            (FaceNet), `distance-weighted` (Wu et al.); per anchor `epen`, `ephn`, `hpen`, `hphn` =
+            `batch-hard`, `assorted`, `easy-positive` (extreme distances); or `all` (batch all).
+        margin: in the metric's unit, finite and at least 0.
+        metric: `sqeuclidean`, `euclidean` or `cosine` (1 - cosine similarity).
+        reference, reference_labels: `[M, D]` and `[M]`: where positives and negatives come from instead
+            of the embeddings themselves.
+        pairs: `ordered` takes (a, p) and (p, a), `combinations` takes a < p only.
+        fallback: what a pair without an eligible negative does: `drop`, `hardest` or `farthest`.
+        seed: 0 <= seed < 2^64, for the random strategies.
+        exact: decide on canonical float64 distances; False takes the fast path's own float32 answer.
+        compact: False gives one slot for each anchor or pair and a mask instead of only what was mined.
+        backend: `auto`, or a name of `explain("mine")`.
+
+    Returns:
+        `Triplets` of int64 `[T]` arrays of the caller's kind on the caller's device, sorted by anchor, then
+        positive, then negative; or `PaddedTriplets` with `compact=False`.
+
+    Raises:
+        TypeError, ValueError: bad input; the message names the argument, what was expected and what came.
+        BackendUnavailable: the backend was named and cannot be used; the message lists the reasons.
+
+    Memory: about N * D * 4 bytes beside the inputs, and O(N) a thread; never an N x N array.
+
+    Source: SPEC sections 2-4 and the papers named there.
+
+    >>> import minerlib, numpy as np
+    >>> x = np.array([[0.0], [1.0], [3.0], [9.0]], dtype=np.float32)
+    >>> minerlib.mine(x, np.array([0, 0, 1, 1]), "batch-hard").negatives.tolist()
+    [2, 2, 1, 1]
+    """
+    problem, request = check_mine(
+        embeddings, labels, strategy, margin=margin, metric=metric, reference=reference,
+        reference_labels=reference_labels, pairs=pairs, fallback=fallback, seed=seed, exact=exact, compact=compact,
+    )  # fmt: skip
+    slots = STRATEGIES[strategy].run(dispatch.choose(backend), problem, request)
+    return _compact(slots, problem.origin) if compact else _padded(slots, problem.origin)
+
+
+def check_mine(
+    embeddings: Any,
+    labels: Any,
+    strategy: str,
+    *,
+    margin: float = 0.2,
+    metric: str = "sqeuclidean",
+    reference: Any = None,
+    reference_labels: Any = None,
+    pairs: str = "ordered",
+    fallback: str = "drop",
+    seed: int = 0,
+    exact: bool = True,
+    compact: bool = True,
+) -> tuple[Problem, Request]:
+    """The arguments of `mine`, validated."""
+    inputs.one_of("strategy", strategy, tuple(STRATEGIES))
+    inputs.one_of("fallback", fallback, inputs.FALLBACKS)
+    if not inputs.boolean("compact", compact) and strategy == "all":
+        raise ValueError(
+            "compact: expected True with strategy 'all', whose number of triplets is not known beforehand"
+        )
+    request = Request(
+        margin=inputs.finite_non_negative("margin", margin),
+        pairs=_pairs(pairs, reference),
+        fallback=fallback,
+        seed=inputs.seed_value(seed),
+        exact=inputs.boolean("exact", exact),
+    )
+    return inputs.mining_problem(embeddings, labels, reference, reference_labels, metric), request
+
+
+def count_triplets(
+    embeddings: Any,  # [N, D]
+    labels: Any,  # [N] or [N, C] bool
+    *,
+    margin: float = 0.2,
+    metric: str = "sqeuclidean",
+    reference: Any = None,  # [M, D]
+    reference_labels: Any = None,  # [M] or [M, C] bool
+    pairs: str = "ordered",
+    exact: bool = True,
+    backend: str = "auto",
+) -> TripletCounts:
+    """Count the triplets of each kind without listing them.
+
+    With score s = (d(a,p) - d(a,n)) + margin: `hard` have s >= margin (the negative is no farther than the
+    positive), `semi_hard` 0 < s < margin, `easy` s <= 0. With margin 0, s = 0 counts as easy.
+
+    Arguments, errors and memory are those of `mine`.
+
+    >>> import minerlib, numpy as np
+    >>> x = np.array([[0.0], [1.0], [1.5], [9.0]], dtype=np.float32)
+    >>> minerlib.count_triplets(x, np.array([0, 0, 1, 1]), margin=2.0)
+    TripletCounts(total=8, hard=3, semi_hard=1, easy=4)
+    """
+    problem, request = check_count_triplets(
+        embeddings, labels, margin=margin, metric=metric, reference=reference,
+        reference_labels=reference_labels, pairs=pairs, exact=exact,
+    )  # fmt: skip
+    total, hard, semi_hard = dispatch.choose(backend).counts(problem, request)
+    return TripletCounts(total, hard, semi_hard, total - hard - semi_hard)
+
+
+def check_count_triplets(
+    embeddings: Any,
+    labels: Any,
+    *,
+    margin: float = 0.2,
+    metric: str = "sqeuclidean",
+    reference: Any = None,
+    reference_labels: Any = None,
+    pairs: str = "ordered",
+    exact: bool = True,
+) -> tuple[Problem, Request]:
+    """The arguments of `count_triplets`, validated."""
+    request = Request(
+        margin=inputs.finite_non_negative("margin", margin),
+        pairs=_pairs(pairs, reference),
+        fallback="drop",
+        seed=0,
+        exact=inputs.boolean("exact", exact),
+    )
+    return inputs.mining_problem(embeddings, labels, reference, reference_labels, metric), request
+
+
+def _pairs(pairs: str, reference: Any) -> str:
+    inputs.one_of("pairs", pairs, inputs.PAIRS)
+    if pairs == "combinations" and reference is not None:
+        raise ValueError(
+            "pairs: expected 'ordered' with a reference, where (a, p) has no mirror image (p, a)"
+        )
+    return pairs
+
+
+def _compact(slots: Slots, origin: Origin) -> Triplets:
+    anchors, positives, negatives = slots.anchors, slots.positives, slots.negatives
+    valid = negatives >= 0
+    if not valid.all():
+        anchors, positives, negatives = anchors[valid], positives[valid], negatives[valid]
+    return Triplets(origin.wrap(anchors), origin.wrap(positives), origin.wrap(negatives))
+
+
+def _padded(slots: Slots, origin: Origin) -> PaddedTriplets:
+    valid = slots.negatives >= 0
+    positives = np.where(valid, slots.positives, slots.anchors)
+    negatives = np.where(valid, slots.negatives, slots.anchors)
+    return PaddedTriplets(*(origin.wrap(array) for array in (slots.anchors, positives, negatives, valid)))

@@ -1,0 +1,42 @@
+"""What the public functions return: named tuples of arrays of the caller's own kind."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Triplets(NamedTuple):
+    """Mined triplets, one per position; `int64 [T]` each, indices into the rows given."""
+
+    anchors: Any  # [T]
+    positives: Any  # [T]
+    negatives: Any  # [T]
+
+
+class PaddedTriplets(NamedTuple):
+    """Triplets in slots whose number is known before mining: `[N]` per anchor, or one slot per pair.
+
+    Where `valid` is False nothing was mined, and the slot's other indices repeat its anchor, so that
+    gathering with them is safe.
+    """
+
+    anchors: Any  # [S]
+    positives: Any  # [S]
+    negatives: Any  # [S]
+    valid: Any  # [S] bool
+
+
+class TripletCounts(NamedTuple):
+    """How many triplets there are of each kind; `total = hard + semi_hard + easy`."""
+
+    total: int
+    hard: int
+    semi_hard: int
+    easy: int
+
+
+class Neighbors(NamedTuple):
+    """The k nearest rows of a database for each query, nearest first, ties by the lowest index."""
+
+    distances: Any  # [Q, k] float64, in the metric's unit
+    indices: Any  # [Q, k] int64
