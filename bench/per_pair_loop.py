@@ -1,0 +1,78 @@
+"""The usual public way to mine online triplets: a Python loop over anchor-positive pairs.
+
+For each label and each pair (i, j), i < j, of its rows: take row i of a torch matrix of squared distances at
+the rows of other labels, turn `d(i, j) - d(i, n) + margin` into a NumPy array, and let a selector pick one.
+This is the form of the widely copied selectors, and their cost: tensor indexing and a few NumPy calls a pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations
+
+import numpy as np
+import torch
+
+Selector = Callable[[np.ndarray, float], int | None]
+
+
+def hardest(
+    losses: np.ndarray,  # [negatives]
+    margin: float,
+) -> int | None:
+    """The negative of the largest loss, if that is positive."""
+    place = int(np.argmax(losses))
+    return place if losses[place] > 0 else None
+
+
+def random_hard(
+    losses: np.ndarray,  # [negatives]
+    margin: float,
+) -> int | None:
+    """Any negative of positive loss."""
+    eligible = np.where(losses > 0)[0]
+    return int(np.random.choice(eligible)) if len(eligible) > 0 else None  # noqa: NPY002 (as it is written)
+
+
+def semi_hard(
+    losses: np.ndarray,  # [negatives]
+    margin: float,
+) -> int | None:
+    """Any negative of a loss between 0 and the margin: farther than the positive, by less than the margin."""
+    eligible = np.where(np.logical_and(losses > 0, losses < margin))[0]
+    return int(np.random.choice(eligible)) if len(eligible) > 0 else None  # noqa: NPY002 (as it is written)
+
+
+SELECTORS: dict[str, Selector] = {"hard": hardest, "random-hard": random_hard, "semi-hard": semi_hard}
+
+
+def squared_distances(
+    embeddings: torch.Tensor,  # [N, D]
+) -> torch.Tensor:  # [N, N]
+    squares = embeddings.pow(2).sum(dim=1)
+    return squares[:, None] + squares[None, :] - 2 * embeddings @ embeddings.t()
+
+
+def mine(
+    embeddings: torch.Tensor,  # [N, D]
+    labels: torch.Tensor,  # [N]
+    select: Selector,
+    margin: float,
+) -> torch.Tensor:  # [T, 3] int64
+    distances = squared_distances(embeddings.detach().cpu())
+    classes = labels.cpu().numpy()
+    triplets = []
+    for label in sorted(set(classes.tolist())):
+        of_label = classes == label
+        members = np.where(of_label)[0]
+        if len(members) < 2:
+            continue
+        others = np.where(~of_label)[0]
+        pairs = np.array(list(combinations(members, 2)))
+        positive_distances = distances[pairs[:, 0], pairs[:, 1]]
+        for (anchor, positive), distance in zip(pairs, positive_distances, strict=True):
+            losses = distance - distances[torch.LongTensor([anchor]), torch.LongTensor(others)] + margin
+            place = select(losses.numpy(), margin)
+            if place is not None:
+                triplets.append([anchor, positive, others[place]])
+    return torch.LongTensor(np.array(triplets, dtype=np.int64).reshape(-1, 3))
