@@ -256,17 +256,15 @@ def covering_cases(seed: int = 0, tries: int = 12) -> list[Case]:
 
 def crossed_cases() -> list[Case]:
     """Every data set x type x metric mined against itself, with classes that leave plenty to choose."""
-    sizes = itertools.cycle((31, 33, 63, 65, 127, 129))
-    dimensions = itertools.cycle((2, 3, 7, 9, 15, 17, 31, 33, 64, 127, 129))
-    options = itertools.cycle(itertools.product(("usual", "median", "tie"), FALLBACKS, ("eights", "few")))
+    rng = np.random.default_rng(1)
+    sizes, dimensions = (31, 33, 63, 65, 127, 129), (2, 3, 7, 9, 15, 17, 31, 33, 64, 127, 129)
     cases = []
     for data, dtype, metric in itertools.product(ROWS, DTYPES, METRICS):
-        margin, fallback, classes = next(options)
-        threads = 1 + len(cases) % 3
-        cases.append(
-            Case(
-                data, classes, dtype, metric, next(sizes), next(dimensions), columns=0,
-                pairs="ordered", fallback=fallback, margin=margin, threads=threads,
-            )
+        classes, fallback = rng.choice(("eights", "few")), rng.choice(FALLBACKS)
+        margin = rng.choice(("usual", "median", "tie"))
+        case = Case(
+            data, str(classes), dtype, metric, int(rng.choice(sizes)), int(rng.choice(dimensions)), columns=0,
+            pairs="ordered", fallback=str(fallback), margin=str(margin), threads=int(rng.integers(1, 4)),
         )  # fmt: skip
+        cases.append(case)
     return cases

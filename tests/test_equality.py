@@ -16,7 +16,7 @@ import pytest
 import minerlib
 from minerlib import reference
 from tests import datasets
-from tests.conftest import BACKENDS, Running
+from tests.conftest import BACKENDS, FAST_BACKENDS, Running
 from tests.datasets import Case
 
 EXACT = tuple(name for name in minerlib.strategies.STRATEGIES if name != "distance-weighted")
@@ -216,3 +216,213 @@ def _weighted_outcomes(case: Case, e: Expected) -> dict[tuple[int, int], set[int
             if rows and (case.pairs == "ordered" or a < p):
                 outcomes[a, p] = rows
     return outcomes
+
+
+# ------------------------------------------------------------------ several tiles
+
+
+LARGE = [
+    Case("clusters", "eights", "float32", "sqeuclidean", 700, 64, 0, "ordered", "drop", "usual", 2),
+    Case("off-centre", "eights", "float32", "euclidean", 700, 64, 0, "combinations", "hardest", "median", 5),
+    Case("grid", "eights", "float16", "sqeuclidean", 600, 5, 0, "ordered", "farthest", "tie", 2),
+    Case("gaussian", "multi-many", "float32", "cosine", 500, 33, 700, "ordered", "hardest", "median", 3),
+    Case(
+        "gaussian", "few", "float32", "sqeuclidean", 256, 512, 0, "combinations", "drop", "usual", 2
+    ),  # JTANet
+]
+
+
+#: The reference has no tiles, and would take minutes.
+on_fast_backends = pytest.mark.parametrize("backend", FAST_BACKENDS, indirect=True)
+
+
+@on_fast_backends
+@pytest.mark.parametrize("case", LARGE, ids=str)
+def test_several_tiles(case: Case, backend: Running) -> None:
+    test_case(case, backend)
+
+
+@functools.lru_cache(maxsize=1)
+def _batch_of_3000() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    x = datasets.rows("clusters", 3000, 64, "float32")
+    return x, datasets.labels("eights", 3000), reference.pairwise_distance(x, x, "sqeuclidean")
+
+
+def _pairs_of(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    same = labels[:, None] == labels[None, :]
+    np.fill_diagonal(same, False)
+    return np.nonzero(same)
+
+
+@functools.lru_cache(maxsize=4)
+def _mined_from_3000(strategy: str) -> Columns:
+    """The definitions with whole rows at a time, where the per-pair reference would take minutes."""
+    _, labels, d = _batch_of_3000()
+    margin = 0.2
+    different = labels[:, None] != labels[None, :]
+    if strategy == "batch-hard":
+        same = ~different & ~np.eye(len(d), dtype=bool)
+        kept = np.flatnonzero(same.any(axis=1))
+        farthest = np.argmax(np.where(same, d, -np.inf), axis=1)
+        nearest = np.argmin(np.where(different, d, np.inf), axis=1)
+        return kept, farthest[kept], nearest[kept]
+    anchors, positives = _pairs_of(labels)
+    negatives = np.full(len(anchors), -1)
+    for pair, (a, p) in enumerate(zip(anchors, positives, strict=True)):
+        s = (d[a, p] - d[a]) + margin
+        eligible = np.flatnonzero(different[a] & (s > 0) & ((s < margin) | (strategy == "random-hard")))
+        if len(eligible):
+            negatives[pair] = eligible[minerlib.random.choose(SEED, int(a), int(p), len(eligible))]
+    kept = negatives >= 0
+    return anchors[kept], positives[kept], negatives[kept]
+
+
+@on_fast_backends
+@pytest.mark.parametrize("strategy", ["batch-hard", "semi-hard", "random-hard"])
+def test_batch_of_3000(strategy: str, backend: Running) -> None:
+    x, labels, _ = _batch_of_3000()
+    wanted = _mined_from_3000(strategy)
+    assert len(wanted[0]) > 1000
+    found = minerlib.mine(x.astype(np.float32), labels, strategy, seed=SEED, backend=backend.name)
+    assert backend.families() == [FAMILY[strategy]]
+    assert_same_triplets(found, wanted, strategy)
+
+
+@on_fast_backends
+@pytest.mark.parametrize("k", [1, 10, 100, 1500])
+def test_search_over_several_tiles(k: int, backend: Running) -> None:
+    x, _, d = _batch_of_3000()
+    queries, database = slice(0, 2000), slice(900, 2900)
+    found = minerlib.nearest(
+        x[queries].astype(np.float32), x[database].astype(np.float32), k, backend=backend.name
+    )
+    order = np.argsort(d[queries, database], axis=1, kind="stable")[:, :k]
+    assert np.array_equal(found.indices, order)
+    assert_same_bits(found.distances, np.take_along_axis(d[queries, database], order, axis=1), f"nearest {k}")
+
+
+def test_number_of_threads_changes_nothing(backend: Running) -> None:
+    rows = 60 if backend.name == "reference" else 900
+    x = datasets.rows("off-centre", rows, 33, "float32").astype(np.float32)
+    labels = datasets.labels("eights", rows)
+    answers = []
+    for threads in (1, 2, 3, 5, 16):
+        minerlib.set_num_threads(threads)
+        mined = [
+            np.stack(minerlib.mine(x, labels, strategy, margin=3.0, backend=backend.name))
+            for strategy in (*EXACT, "distance-weighted")
+        ]
+        counts = np.array(minerlib.count_triplets(x, labels, margin=3.0, backend=backend.name))
+        neighbours = minerlib.nearest(x, x, 7, backend=backend.name)
+        answers.append([*mined, counts, neighbours.indices, neighbours.distances])
+    for other in answers[1:]:
+        for first, again in zip(answers[0], other, strict=True):
+            assert np.array_equal(first, again)
+
+
+# ------------------------------------------------------------------ options
+
+
+@pytest.mark.parametrize("dtype", datasets.DTYPES)
+@pytest.mark.parametrize("metric", datasets.METRICS)
+def test_batches_of_distances(metric: str, dtype: str, backend: Running) -> None:
+    x = datasets.rows("zeros", 3 * 17, 33, dtype).reshape(3, 17, 33)
+    y = datasets.rows("zeros", 3 * 9, 33, dtype, seed=1).reshape(3, 9, 33)
+    found = minerlib.pairwise_distance(
+        datasets.as_dtype(x, dtype), datasets.as_dtype(y, dtype), metric=metric, backend=backend.name
+    )
+    wanted = np.stack([reference.pairwise_distance(a, b, metric) for a, b in zip(x, y, strict=True)])
+    assert_same_bits(found, wanted, "x and y")
+    found = minerlib.pairwise_distance(datasets.as_dtype(x, dtype), metric=metric, backend=backend.name)
+    assert_same_bits(found, np.stack([reference.pairwise_distance(a, a, metric) for a in x]), "x alone")
+
+
+@pytest.mark.parametrize("pairs", ["ordered", "combinations"])
+@pytest.mark.parametrize("fallback", datasets.FALLBACKS)
+def test_padded_triplets_hold_the_compact_ones(fallback: str, pairs: str, backend: Running) -> None:
+    x = datasets.rows("gaussian", 33, 5, "float32").astype(np.float32)
+    labels = datasets.labels("skewed", 33)
+    same = datasets.same_class(labels, labels) & ~np.eye(33, dtype=bool)
+    anchors, positives = np.nonzero(np.triu(same) if pairs == "combinations" else same)
+    for strategy in (*EXACT, "distance-weighted"):
+        if strategy == "all":
+            continue
+        options = {"margin": 1.0, "fallback": fallback, "pairs": pairs, "backend": backend.name}
+        compact = minerlib.mine(x, labels, strategy, **options)
+        padded = minerlib.mine(x, labels, strategy, compact=False, **options)
+        valid = padded.valid
+        assert valid.dtype == bool
+        assert_same_triplets([column[valid] for column in padded[:3]], compact, strategy)
+        if FAMILY[strategy] == "extremes":
+            assert np.array_equal(padded.anchors, np.arange(33))
+        else:
+            assert np.array_equal(padded.anchors, anchors)
+            assert np.array_equal(padded.positives[valid], positives[valid])
+        for column in (padded.positives, padded.negatives):  # safe to gather with
+            assert column.dtype == np.int64
+            assert np.array_equal(column[~valid], padded.anchors[~valid])
+
+
+@pytest.mark.parametrize("dtype", datasets.DTYPES)
+@pytest.mark.parametrize("metric", datasets.METRICS)
+def test_inexact_answers_are_legal(metric: str, dtype: str, backend: Running) -> None:
+    values = datasets.rows("clusters", 65, 17, dtype)
+    x, labels = datasets.as_dtype(values, dtype), datasets.labels("eights", 65)
+    same = datasets.same_class(labels, labels)
+    options = {"margin": 0.5, "metric": metric, "backend": backend.name}
+    for strategy in minerlib.strategies.STRATEGIES:
+        exact = minerlib.mine(x, labels, strategy, **options)
+        a, p, n = (np.asarray(part) for part in minerlib.mine(x, labels, strategy, exact=False, **options))
+        assert same[a, p].all(), strategy
+        assert (a != p).all(), strategy
+        assert not same[a, n].any(), strategy
+        order = np.lexsort((n, p, a))
+        assert np.array_equal(order, np.arange(len(a))), strategy
+        if FAMILY[strategy] == "extremes":  # which anchors yield one does not depend on distances
+            assert np.array_equal(a, np.asarray(exact.anchors)), strategy
+    counts = minerlib.count_triplets(x, labels, exact=False, **options)
+    assert counts.total == minerlib.count_triplets(x, labels, **options).total
+    assert counts.total == counts.hard + counts.semi_hard + counts.easy
+    found = minerlib.nearest(x, x, 5, metric=metric, exact=False, backend=backend.name)
+    indices, distances = np.asarray(found.indices), np.asarray(found.distances)
+    assert all(len(set(row)) == 5 and min(row) >= 0 and max(row) < 65 for row in indices.tolist())
+    assert (np.diff(distances, axis=1) >= 0).all()
+
+
+def test_inexact_answers_are_exact_on_small_integers(backend: Running) -> None:
+    """Every product and sum is exact in any of the formats a fast path may use, and no two distances tie."""
+    x = np.array([0, 1, 3, 7, 15, 31, 63, 127, 129, 200], dtype=np.float32)[:, None]
+    labels = np.array([0, 1, 0, 1, 0, 1, 0, 1, 0, 1])
+    for strategy in EXACT:
+        exact, fast = (
+            minerlib.mine(x, labels, strategy, margin=100.0, exact=value, backend=backend.name)
+            for value in (True, False)
+        )
+        assert_same_triplets(fast, exact, strategy)
+    counts = [
+        minerlib.count_triplets(x, labels, margin=100.0, exact=value, backend=backend.name)
+        for value in (True, False)
+    ]
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("metric", datasets.METRICS)
+def test_uninitialised_memory_never_shows(metric: str, backend: Running, poison: Any) -> None:
+    x = datasets.rows("zeros", 33, 9, "float32").astype(np.float32)
+    labels = datasets.labels("skewed", 33)
+
+    def everything() -> list[np.ndarray]:
+        mined = [
+            np.stack(minerlib.mine(x, labels, strategy, metric=metric, compact=compact, backend=backend.name))
+            for strategy in (*EXACT, "distance-weighted")
+            for compact in ((True,) if strategy == "all" else (True, False))
+        ]
+        counts = minerlib.count_triplets(x, labels, metric=metric, backend=backend.name)
+        neighbours = minerlib.nearest(x, x, 7, metric=metric, backend=backend.name)
+        distances = minerlib.pairwise_distance(x, metric=metric, backend=backend.name)
+        return [*mined, np.array(counts), *neighbours, distances]
+
+    clean = everything()
+    poison()
+    for first, again in zip(clean, everything(), strict=True):
+        assert np.array_equal(first, again)
