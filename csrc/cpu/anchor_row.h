@@ -1,0 +1,279 @@
+// One anchor against all columns: who is a negative, which negatives a pair may choose, which is nearest.
+//
+// Starts from float32 values with bounds (filter.h) and asks float64 only about columns that lie within the
+// bound of an edge. Where that becomes many (ties, duplicates), or where there are no float32 values, the row is
+// computed in float64 once and everything is decided on that.
+#pragma once
+
+#include "candidates.h"
+#include "positives.h"
+
+namespace minerlib {
+namespace MINERLIB_ISA {
+
+// Which negatives a pair may choose. With s = (d(a,p) - d(a,n)) + margin, evaluated in that order in float64:
+struct Eligible {
+    bool positive_score;  // s > 0
+    bool below_margin;    // s < margin
+    bool farther;         // d(a,n) > d(a,p)
+
+    bool holds(double dp, double dn, double margin) const {
+        const double s = (dp - dn) + margin;
+        return (!positive_score || s > 0) && (!below_margin || s < margin) && (!farther || dn > dp);
+    }
+};
+
+template <class T> class AnchorRow {
+public:
+    AnchorRow(const Problem& problem, const Canonical<T>& canonical, const Filter<T>& filter, double margin)
+        : problem_(problem), canonical_(canonical), filter_(filter), margin_(margin), columns_(problem.columns.rows),
+          positives_(problem), bits_(ceil_div(columns_, 64)) {}
+
+    // Turns to another anchor. values [M + padding] are its float32 values, which are overwritten; null where
+    // there are none.
+    void select(int64_t anchor, float* values, double half_norm) {
+        anchor_ = anchor;
+        values_ = values;
+        half_norm_ = half_norm;
+        asked_ = 0;
+        nearest_ = farthest_ = UNKNOWN;
+        positives_.select(anchor);
+        positive_columns_.resize(columns_);
+        positive_values_.resize(columns_);
+        positives_count_ = 0;
+        positives_.visit(0, columns_, [&](int64_t p) {
+            positive_columns_[positives_count_] = p;
+            if (values != nullptr) {
+                positive_values_[positives_count_] = values[p];
+                values[p] = std::numeric_limits<float>::quiet_NaN();
+            }
+            ++positives_count_;
+        });
+        if (values != nullptr && positives_.own() >= 0) values[positives_.own()] = std::numeric_limits<float>::quiet_NaN();
+        exact_ = false;
+        if (values == nullptr && negatives() > 0 && positives_count_ > 0) decide_exactly();
+    }
+
+    int64_t anchor() const { return anchor_; }
+    int64_t negatives() const { return columns_ - positives_count_ - (positives_.own() >= 0 ? 1 : 0); }
+    int64_t positives() const { return positives_count_; }
+    int64_t positive(int64_t index) const { return positive_columns_[index]; }
+
+    // Finds the eligible negatives of the pair with positive(index); returns how many.
+    int64_t find_eligible(int64_t index, Eligible rule) {
+        if (!exact_) {
+            const int64_t found = find_filtered(index, rule);
+            if (!exact_) return found;
+        }
+        return find_exact(index, rule);
+    }
+
+    // The r-th eligible negative in index order.
+    int64_t eligible(int64_t r) const {
+        int64_t word = 0;
+        for (int64_t here; r >= (here = __builtin_popcountll(bits_[word])); ++word) r -= here;
+        uint64_t rest = bits_[word];
+        for (; r > 0; --r) rest &= rest - 1;
+        return word * 64 + __builtin_ctzll(rest);
+    }
+
+    // Calls visit(column) for every eligible negative in index order.
+    template <class Visit> void visit_eligible(Visit visit) const {
+        for (int64_t word = 0; word < ceil_div(columns_, 64); ++word) {
+            for (uint64_t rest = bits_[word]; rest != 0; rest &= rest - 1) visit(word * 64 + __builtin_ctzll(rest));
+        }
+    }
+
+    // The nearest eligible negative of the pair with positive(index), -1 where there is none.
+    int64_t nearest_eligible(int64_t index, Eligible rule) {
+        if (find_eligible(index, rule) == 0) return -1;
+        if (!exact_) {
+            Shortlist list;
+            list.reset();
+            scan_eligible(list);
+            if (!list.overflowed()) return decide(canonical_, anchor_, 1.0, list);
+            decide_exactly();
+            find_exact(index, rule);
+        }
+        Best best;
+        visit_eligible([&](int64_t column) { best.offer(selections_[column], column); });
+        return best.column;
+    }
+
+    int64_t nearest_negative() {
+        if (nearest_ == UNKNOWN) nearest_ = find_extreme(true);
+        return nearest_;
+    }
+    int64_t farthest_negative() {
+        if (farthest_ == UNKNOWN) farthest_ = find_extreme(false);
+        return farthest_;
+    }
+
+    // Whether the pair with positive(index) has a positive score against a negative at distance dn.
+    bool scores(int64_t index, double dn) {
+        if (!exact_) {
+            const Interval dp = pair_interval(index);
+            const double slack = SLOP * (std::fabs(dp.high) + std::fabs(dn) + margin_);
+            if (dp.low - dn + margin_ > slack) return true;
+            if (dp.high - dn + margin_ < -slack) return false;
+        }
+        return (pair_value(index) - dn) + margin_ > 0;
+    }
+
+    // The metric's value between the anchor and a column.
+    double value(int64_t column) const { return canonical_.value(canonical_.selection(anchor_, column)); }
+
+private:
+    static constexpr int64_t UNKNOWN = -2;
+    static constexpr double SLOP = 0x1p-49;  // covers the rounding of the few float64 operations on an edge
+
+    struct Interval {
+        double low, high;
+    };
+
+    double pair_value(int64_t index) const { return value(positive_columns_[index]); }
+
+    // Between which values the metric's distance to positive(index) lies.
+    Interval pair_interval(int64_t index) const {
+        const double center = positive_values_[index] + half_norm_;
+        const double error = filter_.error(half_norm_, filter_.half_norm(positive_columns_[index]));
+        double low = filter_.scale_out * (center - error), high = filter_.scale_out * (center + error);
+        if (problem_.metric != Metric::cosine) low = std::max(low, 0.0), high = std::max(high, 0.0);
+        if (problem_.metric == Metric::euclidean) low = std::sqrt(low), high = std::sqrt(high);
+        return {low - SLOP * std::fabs(low), high + SLOP * std::fabs(high)};
+    }
+
+    // The float32 values that distances low .. high of the metric correspond to.
+    Interval value_interval(double low, double high) const {
+        if (problem_.metric != Metric::cosine) low = std::max(low, 0.0);
+        if (problem_.metric == Metric::euclidean) low *= low, high *= high;
+        low /= filter_.scale_out;
+        high /= filter_.scale_out;
+        return {low - half_norm_ - SLOP * (std::fabs(low) + half_norm_),
+                high - half_norm_ + SLOP * (std::fabs(high) + half_norm_)};
+    }
+
+    int64_t find_filtered(int64_t index, Eligible rule) {
+        const Interval dp = pair_interval(index);
+        const double slack = SLOP * (std::fabs(dp.high) + margin_);
+        const double infinity = std::numeric_limits<double>::infinity();
+        Interval far_edge = {infinity, infinity}, near_edge = {-infinity, -infinity};
+        if (rule.positive_score) far_edge = value_interval(dp.low + margin_ - slack, dp.high + margin_ + slack);
+        if (rule.below_margin || rule.farther) near_edge = value_interval(dp.low - slack, dp.high + slack);
+
+        double positive_distance = std::numeric_limits<double>::quiet_NaN();
+        int64_t found = 0;
+        for (int64_t g = 0; g < columns_; g += GROUP) {
+            const double error = filter_.error(half_norm_, filter_.group_half_norm(g / GROUP));
+            const FloatV far_in = splat(round_down(far_edge.low - error)), far_out = splat(round_up(far_edge.high + error));
+            const FloatV near_in = splat(round_up(near_edge.high + error)), near_out = splat(round_down(near_edge.low - error));
+            const int64_t last = std::min(columns_, g + GROUP);
+            for (int64_t w = g; w < last; w += 64) {
+                uint64_t inside = 0, possible = 0;
+                for (int64_t c = w; c < std::min(last, w + 64); c += WIDTH) {
+                    const FloatV v = load(values_ + c);
+                    inside |= uint64_t{mask_lt(v, far_in) & mask_gt(v, near_in)} << (c - w);
+                    possible |= uint64_t{mask_le(v, far_out) & mask_ge(v, near_out)} << (c - w);
+                }
+                for (uint64_t asked = possible & ~inside; asked != 0; asked &= asked - 1) {
+                    const int bit = __builtin_ctzll(asked);
+                    if (std::isnan(positive_distance)) positive_distance = pair_value(index);
+                    if (rule.holds(positive_distance, value(w + bit), margin_)) inside |= uint64_t{1} << bit;
+                    ++asked_;
+                }
+                bits_[w / 64] = inside;
+                found += __builtin_popcountll(inside);
+            }
+            if (asked_ > 64 + columns_ / 8) {  // the whole row costs less than going on asking
+                decide_exactly();
+                return 0;
+            }
+        }
+        return found;
+    }
+
+    int64_t find_exact(int64_t index, Eligible rule) {
+        const double dp = pair_value(index);
+        const double* d = problem_.metric == Metric::euclidean ? distances_.get() : selections_.get();
+        int64_t found = 0;
+        for (int64_t w = 0; w < columns_; w += 64) {
+            uint64_t inside = 0;
+            for (int c = 0; c < 64; c += 8) {
+                const Lanes dn = lanes(d + w + c), s = (dp - dn) + margin_;
+                LaneMask in = dn == dn;  // false for what is no negative
+                if (rule.positive_score) in &= s > 0.0;
+                if (rule.below_margin) in &= s < margin_;
+                if (rule.farther) in &= dn > dp;
+                inside |= uint64_t{lane_bits(in)} << c;
+            }
+            bits_[w / 64] = inside;
+            found += __builtin_popcountll(inside);
+        }
+        return found;
+    }
+
+    // Canonical values of all negatives, NaN for other columns and for the padding to whole words.
+    void decide_exactly() {
+        const double hidden = std::numeric_limits<double>::quiet_NaN();
+        const int64_t padded = ceil_div(columns_, 64) * 64;
+        exact_ = true;
+        selections_.resize(padded);
+        canonical_.row(anchor_, 0, columns_, selections_.get());
+        std::fill(selections_.get() + columns_, selections_.get() + padded, hidden);
+        for (int64_t p = 0; p < positives_count_; ++p) selections_[positive_columns_[p]] = hidden;
+        if (positives_.own() >= 0) selections_[positives_.own()] = hidden;
+        if (problem_.metric != Metric::euclidean) return;
+        distances_.resize(padded);
+        for (int64_t j = 0; j < padded; ++j) distances_[j] = std::sqrt(selections_[j]);
+    }
+
+    void scan_eligible(Shortlist& list) const {
+        for (int64_t w = 0; w < columns_; w += 64) {
+            if (bits_[w / 64] == 0) continue;
+            const double slack = filter_.error(half_norm_, filter_.group_half_norm(w / GROUP));
+            for (int64_t c = w; c < std::min(columns_, w + 64); c += WIDTH) {
+                uint32_t hits = mask_le(load(values_ + c), splat(round_up(list.bound() + slack)));
+                hits &= static_cast<uint32_t>(bits_[w / 64] >> (c - w)) & ((uint32_t{1} << WIDTH) - 1);
+                for (; hits != 0; hits &= hits - 1) {
+                    const int64_t column = c + __builtin_ctz(hits);
+                    list.offer(values_[column], filter_.error(half_norm_, filter_.half_norm(column)), column);
+                }
+            }
+        }
+    }
+
+    int64_t find_extreme(bool nearest) {
+        if (negatives() == 0) return -1;
+        const double sign = nearest ? 1.0 : -1.0;
+        if (!exact_) {
+            Shortlist list;
+            list.reset();
+            scan_extremes(filter_, half_norm_, values_, 0, columns_, nearest ? &list : nullptr, nearest ? nullptr : &list);
+            if (!list.overflowed()) return decide(canonical_, anchor_, sign, list);
+            decide_exactly();
+        }
+        Best best;
+        for (int64_t j = 0; j < columns_; ++j) {
+            if (!std::isnan(selections_[j])) best.offer(sign * selections_[j], j);
+        }
+        return best.column;
+    }
+
+    const Problem& problem_;
+    const Canonical<T>& canonical_;
+    const Filter<T>& filter_;
+    const double margin_;
+    const int64_t columns_;
+    Positives positives_;
+    Buffer<int64_t> positive_columns_;
+    Buffer<float> positive_values_;
+    Buffer<uint64_t> bits_;
+    Buffer<double> selections_, distances_;
+    float* values_ = nullptr;
+    double half_norm_ = 0;
+    int64_t anchor_ = -1, positives_count_ = 0, asked_ = 0, nearest_ = UNKNOWN, farthest_ = UNKNOWN;
+    bool exact_ = false;
+};
+
+}  // namespace MINERLIB_ISA
+}  // namespace minerlib

@@ -1,0 +1,122 @@
+// Canonical float64 distances (SPEC section 2): eight running sums in index order, no fused multiply-add.
+//
+//   acc[k % 8] += t * t,  t = float64(x[k]) - float64(y[k]);   sq = ((acc0+acc1)+(acc2+acc3)) + ((acc4+..)+..)
+//
+// x [N, D], y [M, D] of type T (float or double). The selection value is sq, or the cosine distance; the
+// metric's value is its square root for `euclidean`, else the selection value itself.
+#pragma once
+
+#include "memory.h"
+#include "pool.h"
+#include "problem.h"
+#include "simd.h"
+
+namespace minerlib {
+namespace MINERLIB_ISA {
+
+struct SquaredDifference {
+    static Lanes term(Lanes x, Lanes y) {
+        const Lanes t = x - y;
+        return t * t;
+    }
+};
+struct Product {
+    static Lanes term(Lanes x, Lanes y) { return x * y; }
+};
+
+// COUNT sums of one row x against the rows y[0..COUNT): independent chains hide the latency of the addition.
+template <class Term, int COUNT, class X, class Y>
+static inline void eight_lane_sums(const X* x, const Y* const* y, int64_t dims, double* out) {
+    Lanes acc[COUNT] = {};
+    int64_t k = 0;
+    for (; k + 8 <= dims; k += 8) {
+        const Lanes xk = lanes(x + k);
+        for (int c = 0; c < COUNT; ++c) acc[c] = acc[c] + Term::term(xk, lanes(y[c] + k));
+    }
+    if (k < dims) {
+        const Lanes xk = lanes(x + k, dims - k);
+        for (int c = 0; c < COUNT; ++c) acc[c] = acc[c] + Term::term(xk, lanes(y[c] + k, dims - k));
+    }
+    for (int c = 0; c < COUNT; ++c) out[c] = lane_sum(acc[c]);
+}
+
+template <class T> class Canonical {
+public:
+    explicit Canonical(const Problem& problem)
+        : x_(static_cast<const T*>(problem.anchors.data)), y_(static_cast<const T*>(problem.columns.data)),
+          dims_(problem.anchors.dims), columns_(problem.columns.rows), metric_(problem.metric) {
+        if (metric_ == Metric::cosine) find_norms(problem);
+    }
+
+    const T* x(int64_t i) const { return x_ + i * dims_; }
+    const T* y(int64_t j) const { return y_ + j * dims_; }
+
+    // Selection values of anchor i against COUNT columns.
+    template <int COUNT> void selections(int64_t i, const int64_t* j, double* out) const {
+        const T* rows[COUNT];
+        for (int c = 0; c < COUNT; ++c) rows[c] = y(j[c]);
+        if (metric_ != Metric::cosine) {
+            eight_lane_sums<SquaredDifference, COUNT>(x(i), rows, dims_, out);
+            return;
+        }
+        eight_lane_sums<Product, COUNT>(x(i), rows, dims_, out);
+        for (int c = 0; c < COUNT; ++c) {
+            const double scale = x_norm_[i] * y_norm_[j[c]];
+            out[c] = 1.0 - (scale != 0 ? out[c] / scale : 0.0);
+        }
+    }
+
+    double selection(int64_t i, int64_t j) const {
+        double out;
+        selections<1>(i, &j, &out);
+        return out;
+    }
+
+    // The metric's value of a selection value.
+    double value(double selection) const {
+        return metric_ == Metric::euclidean ? std::sqrt(selection) : selection;
+    }
+
+    // Selection values of anchor i against columns first .. first + count - 1.
+    void row(int64_t i, int64_t first, int64_t count, double* out) const {
+        int64_t c = 0;
+        for (; c + 4 <= count; c += 4) {
+            const int64_t j[4] = {first + c, first + c + 1, first + c + 2, first + c + 3};
+            selections<4>(i, j, out + c);
+        }
+        for (; c < count; ++c) out[c] = selection(i, first + c);
+    }
+
+private:
+    void find_norms(const Problem& problem) {
+        y_norms_.resize(columns_);
+        norms(problem.threads, y_, columns_, y_norms_.get());
+        x_norm_ = y_norm_ = y_norms_.get();
+        if (!problem.own && static_cast<const void*>(x_) != y_) {
+            x_norms_.resize(problem.anchors.rows);
+            norms(problem.threads, x_, problem.anchors.rows, x_norms_.get());
+            x_norm_ = x_norms_.get();
+        }
+    }
+
+    void norms(int threads, const T* rows, int64_t count, double* out) const {
+        const int64_t block = 256;
+        parallel_for(threads, (count + block - 1) / block, [&](int64_t b) {
+            for (int64_t i = b * block; i < count && i < (b + 1) * block; ++i) {
+                const T* row = rows + i * dims_;
+                double squared;
+                eight_lane_sums<Product, 1>(row, &row, dims_, &squared);
+                out[i] = std::sqrt(squared);
+            }
+        });
+    }
+
+    const T *x_, *y_;
+    int64_t dims_, columns_;
+    Metric metric_;
+    Buffer<double> x_norms_, y_norms_;
+    const double *x_norm_ = nullptr, *y_norm_ = nullptr;
+};
+
+}  // namespace MINERLIB_ISA
+}  // namespace minerlib

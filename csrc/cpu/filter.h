@@ -1,0 +1,326 @@
+// The approximate half of certified selection: float32 tiles with a rigorous bound on their error.
+//
+// Rows are shifted and scaled to a [N, D] and b [M, D] in float32 and packed into panels. A tile computes
+//
+//     v(i, j) = h_j - a_i . b_j,      h_j = |b_j|^2 / 2
+//
+// and with H_i = |a_i|^2 / 2 the canonical selection value lies within
+//
+//     scale_out * (v + H_i +- error),     error = relative * (H_i + H_j) + absolute.
+//
+// Derivation, u = 2^-24, by |a||b| <= H_i + H_j: a fused chain of `kc` steps errs by at most kc u |a||b|, the n
+// chunk sums and h_j by (2n + 1) u (H_i + H_j), rounding the rows to float32 moves |a - b|^2 / 2 by at most
+// 4 u (H_i + H_j), and the canonical sum itself errs by (D/8 + 6) 2^-53 of a value of at most 2 (H_i + H_j).
+// The shift (the mean row) keeps H small, where distances are small against the distance from the origin.
+//
+// Padding columns hold v = NaN, which no comparison selects.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "memory.h"
+#include "pool.h"
+#include "problem.h"
+#include "simd.h"
+
+namespace minerlib {
+namespace MINERLIB_ISA {
+
+constexpr int64_t DEPTH = 128;   // steps of one running sum before it is added up: bounds the error for any D
+constexpr int64_t GROUP = 256;   // columns that share one bound on H_j
+constexpr int64_t PANELS = 8;    // anchor panels of TILE_ROWS that share a pass over the columns
+
+// What the tiles approximate: squared distances, cosine distances, or squared distances of normalised rows.
+enum class Space { squared, cosine, unit };
+
+static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+template <class T> class Filter {
+public:
+    Filter(const Problem& problem, Space space)
+        : dims(problem.anchors.dims), columns(problem.columns.rows), blocks_(ceil_div(columns, TILE_COLUMNS)),
+          x_(static_cast<const T*>(problem.anchors.data)), y_(static_cast<const T*>(problem.columns.data)),
+          normalise_(space != Space::squared) {
+        prepare_center(problem, space);
+        if (!usable) return;
+        set_bounds(problem, space);
+        pack_columns(problem.threads);
+    }
+
+    const int64_t dims, columns;
+    bool usable = true;     // false: values so small that float64 itself underflows; canonical rows decide
+    double scale_out = 1;   // selection value = scale_out * (v + H_i)
+    double relative = 0, absolute = 0;
+
+    double error(double half_norm_row, double half_norm_column) const {
+        return relative * (half_norm_row + half_norm_column) + absolute;
+    }
+    double half_norm(int64_t column) const { return half_norms_[column]; }
+    double group_half_norm(int64_t group) const { return group_max_[group]; }
+    int64_t padded_columns() const { return blocks_ * TILE_COLUMNS; }
+
+    // Packs `rows` anchors from `first` on into panels [ceil(rows / TILE_ROWS)][D][TILE_ROWS].
+    void pack_anchors(int64_t first, int64_t rows, float* panels, double* half_norms, Buffer<float>& work) const {
+        work.resize(TILE_ROWS * dims);
+        for (int64_t p = 0; p * TILE_ROWS < rows; ++p) {
+            const int64_t count = std::min<int64_t>(TILE_ROWS, rows - p * TILE_ROWS);
+            for (int64_t r = 0; r < count; ++r) {
+                const int64_t row = p * TILE_ROWS + r;
+                half_norms[row] = transform(x_ + (first + row) * dims, work.get() + r * dims);
+            }
+            interleave<TILE_ROWS>(work.get(), count, panels + p * TILE_ROWS * dims);
+        }
+    }
+
+    // v of one anchor panel against the columns first .. first + count - 1 (multiples of TILE_COLUMNS),
+    // out [TILE_ROWS][stride].
+    void panel_values(const float* panel, int64_t block, float* out, int64_t stride) const {
+        const float* b = packed_.get() + block * TILE_COLUMNS * dims;
+        const float* h = half_norms_.get() + block * TILE_COLUMNS;
+        for (int64_t k = 0; k < dims; k += DEPTH) {
+            tile(panel + k * TILE_ROWS, b + k * TILE_COLUMNS, std::min(DEPTH, dims - k), k == 0 ? h : nullptr, out,
+                 stride);
+        }
+    }
+
+private:
+    // out = (h or out) - a . b over `depth` dimensions; the accumulators stay in registers.
+    static void tile(const float* a, const float* b, int64_t depth, const float* h, float* out, int64_t stride) {
+        FloatV acc[TILE_ROWS][2] = {};
+        for (int64_t k = 0; k < depth; ++k) {
+            const FloatV b0 = load(b), b1 = load(b + WIDTH);
+#pragma GCC unroll 16
+            for (int i = 0; i < TILE_ROWS; ++i) {
+                const FloatV ai = splat(a[i]);
+                acc[i][0] = multiply_add(ai, b0, acc[i][0]);
+                acc[i][1] = multiply_add(ai, b1, acc[i][1]);
+            }
+            a += TILE_ROWS;
+            b += TILE_COLUMNS;
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < TILE_ROWS; ++i) {
+            float* row = out + i * stride;
+            const float* base = h != nullptr ? h : row;
+            const FloatV v0 = load(base) - acc[i][0], v1 = load(base + WIDTH) - acc[i][1];
+            store(row, v0);
+            store(row + WIDTH, v1);
+        }
+    }
+
+    // row * m - center in float32; returns half the squared norm of the rounded row, or 1/2 in a cosine space
+    // that cannot be shifted.
+    double transform(const T* row, float* out) const {
+        const double m = normalise_ ? inverse_norm(row) : scale_;
+        double sum = 0;
+        int64_t k = 0;
+        Lanes acc = {};
+        for (; k + 8 <= dims; k += 8) {
+            const HalfLanes f = __builtin_convertvector(lanes(row + k) * m - lanes(center_.get() + k), HalfLanes);
+            *reinterpret_cast<HalfLanes*>(out + k) = f;
+            const Lanes d = __builtin_convertvector(f, Lanes);
+            acc += d * d;
+        }
+        for (; k < dims; ++k) {
+            out[k] = static_cast<float>(static_cast<double>(row[k]) * m - center_[k]);
+            sum += static_cast<double>(out[k]) * static_cast<double>(out[k]);
+        }
+        return fixed_norms_ ? 0.5 : 0.5 * (sum + lane_sum(acc));
+    }
+
+    double norm(const T* row) const {
+        double sum = 0;
+        Lanes acc = {};
+        int64_t k = 0;
+        for (; k + 8 <= dims; k += 8) {
+            const Lanes d = lanes(row + k);
+            acc += d * d;
+        }
+        for (; k < dims; ++k) sum += static_cast<double>(row[k]) * static_cast<double>(row[k]);
+        return std::sqrt(sum + lane_sum(acc));
+    }
+
+    double inverse_norm(const T* row) const {
+        const double length = norm(row);
+        return length > 0 ? 1.0 / length : 0.0;
+    }
+
+    // [count][D] rows to [D][LANES_OUT], zeros in the lanes beyond count.
+    template <int LANES_OUT> void interleave(const float* rows, int64_t count, float* out) const {
+        if (count == LANES_OUT) {
+            for (int64_t k = 0; k < dims; ++k) {
+                for (int lane = 0; lane < LANES_OUT; ++lane) out[k * LANES_OUT + lane] = rows[lane * dims + k];
+            }
+            return;
+        }
+        for (int64_t k = 0; k < dims; ++k) {
+            for (int lane = 0; lane < LANES_OUT; ++lane) {
+                out[k * LANES_OUT + lane] = lane < count ? rows[lane * dims + k] : 0.0f;
+            }
+        }
+    }
+
+    void prepare_center(const Problem& problem, Space space) {
+        center_.resize(dims);
+        std::fill_n(center_.get(), dims, 0.0);
+        if (normalise_) {
+            bool zeros = false;  // a zero row's cosine distance is 1 by definition, wherever the others lie
+            inspect_norms(problem.threads, y_, columns, zeros);
+            if (!problem.own) inspect_norms(problem.threads, x_, problem.anchors.rows, zeros);
+            fixed_norms_ = space == Space::cosine && zeros;
+            if (fixed_norms_) return;
+        } else {
+            const double largest = std::max(largest_value(problem.threads, y_, columns),
+                                            problem.own ? 0.0 : largest_value(problem.threads, x_, problem.anchors.rows));
+            usable = largest == 0 || largest >= 0x1p-400;
+            if (largest > 0) scale_ = std::ldexp(1.0, -(std::ilogb(largest) + 3 + (std::ilogb(double(dims)) + 1) / 2));
+        }
+        if (usable) average_columns();
+    }
+
+    // The mean of up to 256 rows spread over all columns: any shift is right, a central one is sharp.
+    void average_columns() {
+        const int64_t sample = std::min<int64_t>(columns, 256);
+        if (sample == 0) return;
+        for (int64_t s = 0; s < sample; ++s) {
+            const T* row = y_ + s * columns / sample * dims;
+            const double m = (normalise_ ? inverse_norm(row) : scale_) / static_cast<double>(sample);
+            double* center = center_.get();
+            for (int64_t k = 0; k < dims; ++k) center[k] += static_cast<double>(row[k]) * m;
+        }
+    }
+
+    void set_bounds(const Problem& problem, Space space) {
+        scale_out = space == Space::squared ? 2.0 / (scale_ * scale_) : space == Space::unit ? 2.0 : 1.0;
+        if (!problem.exact) return;
+        const double u = 0x1p-24, d = static_cast<double>(dims);
+        const double kc = static_cast<double>(std::min(dims, DEPTH)), n = static_cast<double>(ceil_div(dims, DEPTH));
+        relative = (kc + 2 * n + 8) * u * 1.02 + (d / 4 + 16) * 0x1p-53;
+        absolute = d * 0x1p-118 + (normalise_ ? (d + 64) * 0x1p-53 : 0.0);
+    }
+
+    void pack_columns(int threads) {
+        packed_.resize(blocks_ * TILE_COLUMNS * dims);
+        half_norms_.resize(blocks_ * TILE_COLUMNS);
+        group_max_.resize(ceil_div(columns, GROUP));
+        parallel_for(threads, ceil_div(columns, GROUP), [&](int64_t group) {
+            Buffer<float> work(TILE_COLUMNS * dims);
+            double largest = 0;
+            const int64_t last = std::min(columns, (group + 1) * GROUP);
+            for (int64_t j = group * GROUP; j < last; j += TILE_COLUMNS) {
+                const int64_t count = std::min<int64_t>(TILE_COLUMNS, columns - j);
+                for (int64_t c = 0; c < TILE_COLUMNS; ++c) {
+                    double half = std::numeric_limits<double>::quiet_NaN();
+                    if (c < count) {
+                        half = transform(y_ + (j + c) * dims, work.get() + c * dims);
+                        largest = std::max(largest, half);
+                    }
+                    half_norms_[j + c] = static_cast<float>(half);
+                }
+                interleave<TILE_COLUMNS>(work.get(), count, packed_.get() + j * dims);
+            }
+            group_max_[group] = largest * (1 + 0x1p-22);  // half_norm() is a rounded float
+        });
+    }
+
+    // Sets `zeros` where a row is zero, and `usable` to false where one is so short that float64 loses it.
+    void inspect_norms(int threads, const T* rows, int64_t count, bool& zeros) {
+        const int64_t blocks = ceil_div(count, GROUP);
+        Buffer<uint8_t> found(blocks);
+        parallel_for(threads, blocks, [&](int64_t b) {
+            found[b] = 0;
+            for (int64_t i = b * GROUP; i < count && i < (b + 1) * GROUP; ++i) {
+                if (norm(rows + i * dims) < 0x1p-450) found[b] |= is_zero(rows + i * dims) ? 1 : 2;
+            }
+        });
+        for (int64_t b = 0; b < blocks; ++b) {
+            zeros = zeros || (found[b] & 1) != 0;
+            usable = usable && (found[b] & 2) == 0;
+        }
+    }
+
+    bool is_zero(const T* row) const {
+        for (int64_t k = 0; k < dims; ++k) {
+            if (row[k] != 0) return false;
+        }
+        return true;
+    }
+
+    double largest_value(int threads, const T* rows, int64_t count) const {
+        Buffer<T> most(ceil_div(count, GROUP));
+        parallel_for(threads, ceil_div(count, GROUP), [&](int64_t b) {
+            const T* p = rows + b * GROUP * dims;
+            const int64_t values = std::min(GROUP, count - b * GROUP) * dims;
+            T high = 0;
+            for (int64_t k = 0; k < values; ++k) {
+                const T magnitude = p[k] < 0 ? -p[k] : p[k];
+                high = magnitude > high ? magnitude : high;
+            }
+            most[b] = high;
+        });
+        double high = 0;
+        for (int64_t b = 0; b < ceil_div(count, GROUP); ++b) high = std::max(high, static_cast<double>(most[b]));
+        return high;
+    }
+
+    const int64_t blocks_;
+    const T *x_, *y_;
+    const bool normalise_;
+    bool fixed_norms_ = false;
+    double scale_ = 1;
+    Buffer<double> center_;      // [D], scaled
+    Buffer<float> packed_;       // [blocks][D][TILE_COLUMNS]
+    Buffer<float> half_norms_;   // [blocks * TILE_COLUMNS]
+    Buffer<double> group_max_;   // [groups]
+};
+
+// Reused memory of one thread: packed anchors and the values of a block of rows.
+struct Scratch {
+    Buffer<float> panels, values, work;
+    Buffer<double> half_norms;
+
+    // Gives back what only a very wide problem needs.
+    void trim() {
+        if (values.size() > (int64_t{1} << 22)) values.release();
+    }
+};
+
+// Computes v of the anchors first .. first + rows - 1 against all columns, `chunk` (a multiple of GROUP) at a
+// time, and calls consume(row, column, count, values) for each row and chunk: values[0 .. count) are those of
+// columns column .. column + count - 1, followed by padding up to a multiple of TILE_COLUMNS. The consumer may
+// overwrite them. start(row, H) is called first for each row.
+template <class T, class Start, class Consume>
+void sweep(const Filter<T>& filter, int64_t first, int64_t rows, int64_t chunk, Scratch& scratch, Start start,
+           Consume consume) {
+    const int64_t panels = ceil_div(rows, TILE_ROWS);
+    scratch.panels.resize(panels * TILE_ROWS * filter.dims);
+    scratch.half_norms.resize(rows);
+    filter.pack_anchors(first, rows, scratch.panels.get(), scratch.half_norms.get(), scratch.work);
+    for (int64_t row = 0; row < rows; ++row) start(row, scratch.half_norms[row]);
+
+    const int64_t stride = std::min(ceil_div(chunk, TILE_COLUMNS) * TILE_COLUMNS, filter.padded_columns());
+    scratch.values.resize(panels * TILE_ROWS * stride);
+    for (int64_t column = 0; column < filter.columns; column += chunk) {
+        const int64_t count = std::min(chunk, filter.columns - column);
+        for (int64_t c = 0; c < count; c += TILE_COLUMNS) {
+            for (int64_t p = 0; p < panels; ++p) {  // the columns' panel stays in the first-level cache
+                filter.panel_values(scratch.panels.get() + p * TILE_ROWS * filter.dims, (column + c) / TILE_COLUMNS,
+                                    scratch.values.get() + p * TILE_ROWS * stride + c, stride);
+            }
+        }
+        for (int64_t row = 0; row < rows; ++row) consume(row, column, count, scratch.values.get() + row * stride);
+    }
+}
+
+// How many anchors one thread takes at a time: whole panels, as many as share the columns well, and no more
+// than leave work for every thread or fit `values` floats a row into the second-level cache.
+static inline int64_t block_rows(int64_t anchors, int threads, int64_t values) {
+    const int64_t fitting = std::max<int64_t>(1, (int64_t{1} << 17) / (values * TILE_ROWS));
+    const int64_t sharing = std::max<int64_t>(1, anchors / (int64_t{TILE_ROWS} * threads * 4));
+    return TILE_ROWS * std::min({PANELS, fitting, sharing});
+}
+
+}  // namespace MINERLIB_ISA
+}  // namespace minerlib

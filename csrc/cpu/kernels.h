@@ -1,0 +1,29 @@
+// One table of kernel families for each instruction set; isa.cpp picks a table at run time.
+#pragma once
+
+#include "problem.h"
+
+namespace minerlib {
+
+struct Kernels {
+    // wanted: bit 0 nearest positive, 1 farthest positive, 2 nearest negative, 3 farthest negative.
+    // out [4, N]: column indices, -1 for none; rows of `out` that are not wanted are left alone.
+    void (*extremes)(const Problem&, unsigned wanted, int64_t* out);
+    void (*window)(const Problem&, Rule, const PairOptions&, const PairSlots&);
+    // How many triplets each anchor has [N], how many with s > 0 [N], and how many of those with s < margin [N];
+    // total and below_margin may be null.
+    void (*count_window)(const Problem&, const PairOptions&, int64_t* total, int64_t* positive, int64_t* below_margin);
+    // All triplets with s > 0, anchor i's from slot offsets[i] on.
+    void (*emit_window)(const Problem&, const PairOptions&, const PairSlots&);
+    void (*sample)(const Problem&, const PairOptions&, const PairSlots&);
+    void (*topk)(const Problem&, int64_t k, double* distances, int64_t* indices);
+    void (*pairwise)(const Problem&, double* out);
+};
+
+extern const Kernels kernels_generic;
+#if MINERLIB_X86
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512;
+#endif
+
+}  // namespace minerlib

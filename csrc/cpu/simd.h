@@ -1,0 +1,115 @@
+// Vectors of one instruction set. Every file <family>_<isa>.cpp defines MINERLIB_ISA (generic, avx2 or avx512),
+// its number MINERLIB_ISA_LEVEL, and is compiled with the flags of that set; all code that depends on it lives
+// in the namespace of the same name.
+//
+// Arithmetic, comparisons and conversions are the compiler's vector extensions; intrinsics are left for what
+// those lack: fused multiply-add and comparisons that give bit masks.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if MINERLIB_X86 && MINERLIB_ISA_LEVEL > 0
+#include <immintrin.h>
+#endif
+
+// Vectors wider than the registers are passed between inlined functions only, so their ABI does not matter.
+#pragma GCC diagnostic ignored "-Wpsabi"
+
+namespace minerlib {
+namespace MINERLIB_ISA {
+
+#if MINERLIB_ISA_LEVEL == 2
+constexpr int WIDTH = 16;      // floats in a vector
+constexpr int TILE_ROWS = 14;  // 14 x 2 accumulators, two columns, one broadcast from memory: 30 of 32 registers
+#elif MINERLIB_ISA_LEVEL == 1
+constexpr int WIDTH = 8;
+constexpr int TILE_ROWS = 6;  // 6 x 2 accumulators of 16 registers
+#else
+constexpr int WIDTH = 4;
+constexpr int TILE_ROWS = 4;
+#endif
+constexpr int TILE_COLUMNS = 2 * WIDTH;
+
+// may_alias and the alignment of one float: vectors are read from and written to arrays of floats anywhere.
+typedef float FloatV __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
+typedef int32_t IntV __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
+
+static inline FloatV load(const float* p) { return *reinterpret_cast<const FloatV*>(p); }
+static inline void store(float* p, FloatV v) { *reinterpret_cast<FloatV*>(p) = v; }
+static inline FloatV splat(float x) { return x - FloatV{}; }
+
+#if MINERLIB_ISA_LEVEL == 2
+static inline FloatV multiply_add(FloatV a, FloatV b, FloatV c) { return _mm512_fmadd_ps(a, b, c); }
+static inline uint32_t mask_le(FloatV a, FloatV b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
+static inline uint32_t mask_ge(FloatV a, FloatV b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
+static inline uint32_t mask_lt(FloatV a, FloatV b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+static inline uint32_t mask_gt(FloatV a, FloatV b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+#elif MINERLIB_ISA_LEVEL == 1
+static inline FloatV multiply_add(FloatV a, FloatV b, FloatV c) { return _mm256_fmadd_ps(a, b, c); }
+template <int predicate> static inline uint32_t mask(FloatV a, FloatV b) {
+    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, predicate)));
+}
+static inline uint32_t mask_le(FloatV a, FloatV b) { return mask<_CMP_LE_OQ>(a, b); }
+static inline uint32_t mask_ge(FloatV a, FloatV b) { return mask<_CMP_GE_OQ>(a, b); }
+static inline uint32_t mask_lt(FloatV a, FloatV b) { return mask<_CMP_LT_OQ>(a, b); }
+static inline uint32_t mask_gt(FloatV a, FloatV b) { return mask<_CMP_GT_OQ>(a, b); }
+#else
+static inline FloatV multiply_add(FloatV a, FloatV b, FloatV c) { return a * b + c; }
+static inline uint32_t bits(IntV truth) {
+    uint32_t out = 0;
+    for (int lane = 0; lane < WIDTH; ++lane) out |= (static_cast<uint32_t>(truth[lane]) & 1u) << lane;
+    return out;
+}
+static inline uint32_t mask_le(FloatV a, FloatV b) { return bits(a <= b); }
+static inline uint32_t mask_ge(FloatV a, FloatV b) { return bits(a >= b); }
+static inline uint32_t mask_lt(FloatV a, FloatV b) { return bits(a < b); }
+static inline uint32_t mask_gt(FloatV a, FloatV b) { return bits(a > b); }
+#endif
+
+// The eight float64 lanes of SPEC section 2.
+typedef double Lanes __attribute__((vector_size(64), aligned(8), may_alias));
+typedef float HalfLanes __attribute__((vector_size(32), aligned(4), may_alias));
+typedef int64_t LaneMask __attribute__((vector_size(64), aligned(8), may_alias));
+
+static inline Lanes lanes(const double* p) { return *reinterpret_cast<const Lanes*>(p); }
+static inline Lanes lanes(const float* p) {
+    return __builtin_convertvector(*reinterpret_cast<const HalfLanes*>(p), Lanes);
+}
+
+// The last count < 8 values, zeros behind them.
+template <class T> static inline Lanes lanes(const T* p, int64_t count) {
+    T padded[8] = {};
+    std::memcpy(padded, p, sizeof(T) * static_cast<size_t>(count));
+    return lanes(padded);
+}
+
+static inline double lane_sum(Lanes a) {
+    return ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7]));
+}
+
+#if MINERLIB_ISA_LEVEL == 2
+static inline uint32_t lane_bits(LaneMask truth) {
+    return _mm512_movepi64_mask(reinterpret_cast<__m512i>(truth));
+}
+#else
+static inline uint32_t lane_bits(LaneMask truth) {
+    uint32_t out = 0;
+    for (int lane = 0; lane < 8; ++lane) out |= (static_cast<uint32_t>(truth[lane]) & 1u) << lane;
+    return out;
+}
+#endif
+
+// A float no less (no more) than x: thresholds are rounded outwards so that rounding never loses a candidate.
+static inline float round_up(double x) {
+    const float f = static_cast<float>(x);
+    return static_cast<double>(f) < x ? std::nextafterf(f, INFINITY) : f;
+}
+static inline float round_down(double x) {
+    const float f = static_cast<float>(x);
+    return static_cast<double>(f) > x ? std::nextafterf(f, -INFINITY) : f;
+}
+
+}  // namespace MINERLIB_ISA
+}  // namespace minerlib

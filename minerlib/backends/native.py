@@ -1,0 +1,166 @@
+"""The C++ kernels of csrc/cpu as a backend."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from minerlib import inputs, strategies
+from minerlib.inputs import Problem, SingleLabels
+from minerlib.strategies import Request
+from minerlib.threads import get_num_threads
+
+_native: ModuleType | None
+try:
+    from minerlib import _native  # type: ignore[attr-defined,no-redef]
+
+    _missing = ""
+except ImportError as error:
+    _native = None
+    _missing = f"the native extension is not built or does not load ({error})"
+
+_RULES = ("hard", "semi-hard", "random-hard", "semi-hard-nearest")
+_pinned: str | None = None
+
+_Columns = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def reasons_unusable() -> tuple[str, ...]:
+    return (_missing,) if _missing else ()
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Those this processor has, best last; empty without the extension."""
+    return tuple(_native.instruction_sets()) if _native is not None else ()
+
+
+def instruction_set() -> str:
+    """The one the kernels use: the best, unless another is pinned."""
+    return _pinned or instruction_sets()[-1]
+
+
+@contextlib.contextmanager
+def use_instruction_set(name: str) -> Iterator[None]:
+    """Pin an instruction set, for tests and measurements; answers do not depend on it."""
+    global _pinned
+    inputs.one_of("name", name, instruction_sets())
+    before, _pinned = _pinned, name
+    try:
+        yield
+    finally:
+        _pinned = before
+
+
+def info() -> dict[str, Any]:
+    """What was built and what is used, for `minerlib info`."""
+    if _native is None:
+        return {"built": False, "reason": _missing}
+    return {
+        "built": True,
+        "compiler": _native.compiler,
+        "instruction_sets": instruction_sets(),
+        "instruction_set": instruction_set(),
+    }
+
+
+def extremes(problem: Problem, wanted: Iterable[int], exact: bool) -> np.ndarray:
+    if _empty(problem):
+        return np.full((4, len(problem.anchors)), -1, dtype=np.int64)
+    mask = sum(1 << which for which in set(wanted))
+    out: np.ndarray = _kernels().extremes(instruction_set(), _call(problem, exact), mask)
+    return out
+
+
+def window(problem: Problem, rule: str, request: Request) -> _Columns:
+    if _empty(problem):
+        return _no_slots()
+    call, options = _call(problem, request.exact), _options(request)
+    slots: _Columns = _kernels().window(instruction_set(), call, _RULES.index(rule), options)
+    return slots
+
+
+def sample(problem: Problem, request: Request) -> _Columns:
+    if _empty(problem):
+        return _no_slots()
+    slots: _Columns = _kernels().sample(instruction_set(), _call(problem, request.exact), _options(request))
+    if request.fallback != "drop":
+        _fall_back(problem, request, *slots)
+    return slots
+
+
+def every_triplet(problem: Problem, request: Request) -> _Columns:
+    if _empty(problem):
+        return _no_slots()
+    call = _call(problem, request.exact)
+    triplets: _Columns = _kernels().every_triplet(instruction_set(), call, _options(request))
+    return triplets
+
+
+def counts(problem: Problem, request: Request) -> tuple[int, int, int]:
+    if _empty(problem):
+        return 0, 0, 0
+    call, options = _call(problem, request.exact), _options(request)
+    total, scored, semi_hard = _kernels().count_window(instruction_set(), call, options)
+    return int(total.sum()), int(scored.sum() - semi_hard.sum()), int(semi_hard.sum())
+
+
+def topk(problem: Problem, k: int, exact: bool) -> tuple[np.ndarray, np.ndarray]:
+    found: tuple[np.ndarray, np.ndarray] = _kernels().topk(instruction_set(), _call(problem, exact), k)
+    return found
+
+
+def pairwise(problem: Problem) -> np.ndarray:
+    if _empty(problem):
+        return np.empty((len(problem.anchors), len(problem.columns)))
+    out: np.ndarray = _kernels().pairwise(instruction_set(), _call(problem, True))
+    return out
+
+
+def _kernels() -> ModuleType:
+    assert _native is not None, "dispatch chooses this backend only where it is usable"
+    return _native
+
+
+def _empty(problem: Problem) -> bool:
+    return len(problem.anchors) == 0 or len(problem.columns) == 0
+
+
+def _no_slots() -> _Columns:
+    return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64)
+
+
+def _call(problem: Problem, exact: bool) -> Any:
+    labels: tuple[np.ndarray, ...] | None = None
+    if isinstance(problem.labels, SingleLabels):
+        labels = (problem.labels.anchor_class, problem.labels.starts, problem.labels.members)
+    elif problem.labels is not None:
+        labels = (problem.labels.anchor_bits, problem.labels.column_bits)
+    metric = inputs.METRICS.index(problem.metric)
+    return _kernels().Call(
+        problem.anchors, problem.columns, labels, problem.own, metric, exact, get_num_threads()
+    )  # fmt: skip
+
+
+def _options(request: Request) -> Any:
+    return _kernels().PairOptions(
+        request.margin, request.seed, request.pairs == "combinations", inputs.FALLBACKS.index(request.fallback)
+    )
+
+
+def _fall_back(
+    problem: Problem,
+    request: Request,
+    anchors: np.ndarray,  # [P]
+    positives: np.ndarray,  # [P]
+    negatives: np.ndarray,  # [P], filled in where it is -1
+) -> None:
+    """Pairs whose negatives all weigh nothing take an extreme one, by the metric."""
+    open_slots = np.flatnonzero(negatives < 0)
+    if len(open_slots):
+        hardest = request.fallback == "hardest"
+        which = strategies.NEAREST_NEGATIVE if hardest else strategies.FARTHEST_NEGATIVE
+        negatives[open_slots] = extremes(problem, (which,), request.exact)[which][anchors[open_slots]]
