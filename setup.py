@@ -46,8 +46,12 @@ def on_x86_64() -> bool:
 
 
 def native_sources() -> list[str]:
+    """In link order, wider instruction sets last: of an inline function that several objects hold the linker
+    keeps the first, and that one must run on every processor."""
     cpu = [path.as_posix() for path in sorted(Path("csrc/cpu").glob("*.cpp"))]
-    return ["csrc/bindings.cpp", *(source for source in cpu if on_x86_64() or isa_of(source) == "generic")]
+    order = ["generic", *X86_FLAGS]
+    usable = [source for source in cpu if on_x86_64() or isa_of(source) == "generic"]
+    return ["csrc/bindings.cpp", *sorted(usable, key=lambda source: order.index(isa_of(source)))]
 
 
 def compile_flags(source: str) -> list[str]:
