@@ -12,7 +12,7 @@ DEVELOP := $(VENV)/develop.stamp
 BENCH := $(VENV)/bench.stamp
 BUILT := $(VENV)/built.stamp
 
-.PHONY: help demo test bench lint gpu build clean
+.PHONY: help demo test bench lint format gpu build clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -32,6 +32,10 @@ lint: $(DEVELOP) ## style, types and layout of Python and C++
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy minerlib
 	$(if $(CSRC),$(BIN)/clang-format --dry-run --Werror $(CSRC))
+
+format: $(DEVELOP) ## lay out Python and C++ as lint wants it
+	$(BIN)/ruff format .
+	$(if $(CSRC),$(BIN)/clang-format -i $(CSRC))
 
 gpu: $(BUILT) ## run the tests that need a CUDA device
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \

@@ -16,11 +16,12 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import minerlib
 from minerlib import dispatch, files, inputs
 from minerlib.strategies import STRATEGIES
+from minerlib.trainers import jtanet_cli
 
 
 class UsageError(Exception):
@@ -53,7 +54,15 @@ def _fail(message: str) -> int:
     return 2
 
 
-def _show_warning(message: Warning | str, *_: Any) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Warnings in one line too, without the source line that raised them."""
     print(f"minerlib: warning: {message}", file=sys.stderr)
 
 
@@ -82,29 +91,6 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"minerlib: error: {message} (see: {self.prog} --help)\n")
 
 
-class _TrainerParser(_Parser):
-    """A parser that asks the trainer for its options when they are needed: importing torch takes a while."""
-
-    trainer = ""
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        module = _import_trainer(self.trainer)
-        module.add_arguments(self)
-        self.set_defaults(run=module.run)
-        return super().parse_known_args(args, namespace)
-
-
-def _import_trainer(name: str) -> Any:
-    try:
-        return importlib.import_module(f"minerlib.trainers.{name}")
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] == "minerlib":
-            raise
-        raise UsageError(
-            f"train {name} needs {error.name} (pip install 'minerlib[trainers]'), not importable: {error}"
-        ) from None
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="minerlib", description="Exact triplet mining for metric learning.")
     parser.add_argument("--version", action="version", version=f"minerlib {minerlib.__version__}")
@@ -118,8 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands.add_parser("evaluate", help="retrieval measures of embeddings in .npy files"))
 
     train = commands.add_parser("train", help="train a reference model with mined triplets")
-    trainers = train.add_subparsers(metavar="trainer", required=True, parser_class=_TrainerParser)
-    trainers.add_parser("jtanet", help="JTANet: an autoencoder with triplet loss").trainer = "jtanet"
+    trainers = train.add_subparsers(metavar="trainer", required=True, parser_class=_Parser)
+    jtanet = trainers.add_parser("jtanet", help="JTANet: an autoencoder with triplet loss")
+    jtanet_cli.add_arguments(jtanet)
+    jtanet.set_defaults(run=jtanet_cli.run)
     return parser
 
 
