@@ -1,0 +1,131 @@
+"""A miner for training loops that can have the naive miner look over its shoulder on every step."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import minerlib
+from minerlib.results import Triplets
+
+NAIVE = "reference"
+
+
+@dataclass
+class MiningRecord:
+    """What was mined and compared so far. Seconds of both miners count validated steps only."""
+
+    steps: int = 0
+    triplets: int = 0
+    seconds: float = 0.0  # of the miner that chose, over all steps
+    validated_steps: int = 0
+    validated_triplets: int = 0
+    mismatches: int = 0
+    fast_seconds: float = 0.0
+    naive_seconds: float = 0.0
+
+
+class MinerMismatch(RuntimeError):
+    """Two backends chose different triplets; `record` counts what was compared until then."""
+
+    def __init__(self, message: str, record: MiningRecord) -> None:
+        super().__init__(message)
+        self.record = record
+
+
+class StepMiner:
+    """Mines one training step after another; the same step of the same seed gives the same triplets.
+
+    `backend` chooses the triplets. With `validate` a second miner mines the same rows: the naive one, or
+    the fast one where the naive one chooses. `options` go to `minerlib.mine` as they are.
+    """
+
+    def __init__(
+        self,
+        strategy: str,
+        *,
+        seed: int,
+        backend: str,
+        validate: bool,
+        record: MiningRecord,
+        **options: Any,
+    ) -> None:
+        self.strategy = strategy
+        self.seed = seed
+        self.backend = backend
+        self.other = ("auto" if backend == NAIVE else NAIVE) if validate else None
+        self.record = record
+        self.options = options
+        self._warm_up()
+
+    def __call__(
+        self,
+        embeddings: Tensor,  # [B, D]
+        labels: Tensor,  # [B]
+        step: int,
+    ) -> Triplets:
+        rows = embeddings.detach()
+        chosen, seconds = self._mine(rows, labels, step, self.backend)
+        self.record.steps += 1
+        self.record.triplets += len(chosen.anchors)
+        self.record.seconds += seconds
+        if self.other is not None:
+            expected, other_seconds = self._mine(rows, labels, step, self.other)
+            naive_chose = self.backend == NAIVE
+            self.record.fast_seconds += other_seconds if naive_chose else seconds
+            self.record.naive_seconds += seconds if naive_chose else other_seconds
+            self._compare(chosen, expected, step)
+        return chosen
+
+    def _mine(self, rows: Tensor, labels: Tensor, step: int, backend: str) -> tuple[Triplets, float]:
+        start = time.perf_counter()
+        seed = step_seed(self.seed, step)
+        triplets = minerlib.mine(rows, labels, self.strategy, seed=seed, backend=backend, **self.options)
+        if rows.is_cuda:
+            torch.cuda.synchronize(rows.device)
+        assert isinstance(triplets, Triplets)
+        return triplets, time.perf_counter() - start
+
+    def _compare(self, chosen: Triplets, expected: Triplets, step: int) -> None:
+        self.record.validated_steps += 1
+        self.record.validated_triplets += len(chosen.anchors)
+        ours, theirs = (torch.stack(tuple(triplets), dim=1).cpu() for triplets in (chosen, expected))
+        if torch.equal(ours, theirs):
+            return
+        self.record.mismatches += 1
+        shared = min(len(ours), len(theirs))
+        differs = (ours[:shared] != theirs[:shared]).any(dim=1).nonzero()
+        first = int(differs[0]) if len(differs) else shared
+        raise MinerMismatch(
+            f"step {step}: triplet {first} is {_shown(ours, first)} by {self.backend} and "
+            f"{_shown(theirs, first)} by {self.other} ({len(ours)} and {len(theirs)} triplets)",
+            self.record,
+        )
+
+    def _warm_up(self) -> None:
+        """Load or compile what the backends need, so that no step pays for it."""
+        rows, labels = torch.arange(8.0)[:, None], torch.arange(8) % 2
+        for backend in (self.backend, self.other):
+            if backend is not None:
+                minerlib.mine(rows, labels, self.strategy, backend=backend, **self.options)
+
+
+def step_seed(seed: int, step: int) -> int:
+    """A mining seed of 64 bits for each step of a run, whoever mines.
+
+    >>> step_seed(0, 1) == step_seed(0, 1) != step_seed(0, 2)
+    True
+    """
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0])
+
+
+def _shown(
+    triplets: Tensor,  # [T, 3]
+    number: int,
+) -> str:
+    return str(tuple(triplets[number].tolist())) if number < len(triplets) else "missing"
