@@ -41,30 +41,35 @@ def to_numpy(name: str, value: Any) -> tuple[np.ndarray, Origin]:
     if torch is not None and isinstance(value, torch.Tensor):
         return _from_torch(name, value, torch), Origin("torch", value.device)
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name}: masked arrays are not supported; fill or drop the masked rows first")
+        raise TypeError(f"{name}: expected a plain array, got a masked one; fill or drop its masked rows")
     if isinstance(value, np.ndarray):
         return _native_order(name, value), Origin("numpy")
     if hasattr(value, "__dlpack__"):
         return _from_dlpack(name, value)
     raise TypeError(
-        f"{name}: expected a torch tensor, a NumPy array or an object with __dlpack__, got {type(value).__name__}"
+        f"{name}: expected a torch tensor, a NumPy array or an object with __dlpack__, "
+        f"got {type(value).__name__}"
     )
 
 
 def _from_torch(name: str, tensor: Any, torch: Any) -> np.ndarray:
-    if tensor.layout != torch.strided or tensor.is_quantized:
+    if tensor.is_quantized or tensor.is_nested:
+        raise TypeError(f"{name}: expected a plain tensor, got a quantized or nested one")
+    if tensor.layout != torch.strided:
         raise TypeError(f"{name}: expected a dense tensor, got layout {tensor.layout}")
     if tensor.device.type == "meta":
         raise ValueError(f"{name}: expected a tensor with data, got one on the meta device")
     if tensor.is_complex():
-        raise TypeError(f"{name}: complex numbers are not supported, got {tensor.dtype}")
+        raise TypeError(f"{name}: expected real numbers, got {tensor.dtype}")
     tensor = tensor.detach().resolve_neg()
     if tensor.dtype in (torch.float16, torch.bfloat16):
         tensor = tensor.float()
     try:
         return tensor.cpu().numpy()
-    except TypeError as error:  # float8 and other types that NumPy lacks
-        raise TypeError(f"{name}: dtype {tensor.dtype} is not supported") from error
+    except (TypeError, RuntimeError) as error:  # float8 and others that NumPy lacks; tensors without storage
+        raise TypeError(
+            f"{name}: expected a tensor that NumPy can hold, got {tensor.dtype} ({error})"
+        ) from error
 
 
 def _native_order(name: str, array: np.ndarray) -> np.ndarray:
@@ -73,7 +78,7 @@ def _native_order(name: str, array: np.ndarray) -> np.ndarray:
         return words.view(np.float32)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name}: expected numbers, got dtype {array.dtype}")
-    if array.dtype == np.float16:
+    if array.dtype.kind == "f" and array.dtype.itemsize == 2:  # of either byte order
         return array.astype(np.float32)
     if not array.dtype.isnative:
         return array.astype(array.dtype.newbyteorder("="))
@@ -83,9 +88,10 @@ def _native_order(name: str, array: np.ndarray) -> np.ndarray:
 def _from_dlpack(name: str, value: Any) -> tuple[np.ndarray, Origin]:
     try:
         array = np.from_dlpack(value)
-    except (TypeError, ValueError, BufferError, RuntimeError) as error:
+    except Exception as error:  # the exporter is foreign code, which may raise anything
         raise TypeError(
-            f"{name}: could not read {type(value).__name__} through DLPack on the host ({error})"
+            f"{name}: expected an array that DLPack can hand over on the host, "
+            f"got {type(value).__name__} ({error})"
         ) from error
     namespace = getattr(value, "__array_namespace__", None)
     back = getattr(namespace(), "from_dlpack", None) if callable(namespace) else None

@@ -79,8 +79,10 @@ def mining_problem(
     """Check the arguments that `mine` and `count_triplets` share."""
     one_of("metric", metric, METRICS)
     if (reference is None) != (reference_labels is None):
-        missing = "reference_labels" if reference_labels is None else "reference"
-        raise ValueError(f"{missing}: reference and reference_labels go together, got only one of them")
+        missing, given = "reference_labels", "reference"
+        if reference is None:
+            missing, given = given, missing
+        raise ValueError(f"{missing}: expected an array, as {given} was given, got None")
     same_device(embeddings=embeddings, labels=labels, reference=reference, reference_labels=reference_labels)
     x, origin = _rows("embeddings", embeddings)
     x_labels = _labels("labels", labels, "embeddings", len(x))
@@ -196,7 +198,7 @@ def batched_rows(name: str, value: Any) -> tuple[np.ndarray, Origin]:
         raise ValueError(
             f"{name}: expected shape [rows, dimensions] or [batch, rows, dimensions], got {list(array.shape)}"
         )
-    flat = _checked(name, array.reshape(-1, array.shape[-1]))
+    flat = _checked(name, array.reshape(math.prod(array.shape[:-1]), array.shape[-1]))
     return flat.reshape(array.shape), origin
 
 
