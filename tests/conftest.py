@@ -93,6 +93,8 @@ def _recorder(running: Running, family: str, function: Callable[..., Any]) -> Ca
         if running.inside:
             return function(*arguments, **options)
         running.ran.append(family)
+        if running.instruction_set:
+            assert running.module.instruction_set() == running.instruction_set
         running.inside = True
         try:
             return function(*arguments, **options)
