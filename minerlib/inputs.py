@@ -207,7 +207,7 @@ def _checked(name: str, array: np.ndarray) -> np.ndarray:
         raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {array.dtype}")
     if array.shape[1] == 0:
         raise ValueError(f"{name}: expected at least one dimension, got shape {list(array.shape)}")
-    array = np.ascontiguousarray(array)
+    array = np.ascontiguousarray(array, dtype=array.dtype.type)  # kernels ask for NumPy's own dtype objects
     _check_values(name, array)
     return array
 
