@@ -36,13 +36,19 @@ def plot_losses(
     losses: Mapping[str, Sequence[float]],  # by key of LOSS_NAMES
     title: str,
 ) -> None:
-    """Each loss and the total against the iteration, as in JTANet's Fig. 8; zero stays visible."""
+    """Each loss and the total against the iteration, as in JTANet's Fig. 8; zero stays visible.
+
+    The last batch of an epoch may be smaller than the others, and its sums with it.
+    """
+    from matplotlib.ticker import MaxNLocator
+
     figure = _figure()
     axes = figure.add_subplot()
     for key, name in LOSS_NAMES.items():
         axes.plot(steps, losses[key], linewidth=2 if key == "total" else 1, label=name)
     axes.set_yscale("symlog", linthresh=1)
-    axes.set(title=title, xlabel="iteration", ylabel="loss of the batch")
+    axes.set(title=title, xlabel="iteration", ylabel="loss, summed over the batch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
     _save(figure, path)
