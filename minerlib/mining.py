@@ -94,7 +94,8 @@ def check_mine(
     inputs.one_of("fallback", fallback, inputs.FALLBACKS)
     if not inputs.boolean("compact", compact) and strategy == "all":
         raise ValueError(
-            "compact: expected True with strategy 'all', whose number of triplets is not known beforehand"
+            "compact: expected True with strategy 'all', whose number of triplets is not known beforehand; "
+            "got False"
         )
     request = Request(
         margin=inputs.finite_non_negative("margin", margin),
@@ -164,7 +165,8 @@ def _pairs(pairs: str, reference: Any) -> str:
     inputs.one_of("pairs", pairs, inputs.PAIRS)
     if pairs == "combinations" and reference is not None:
         raise ValueError(
-            "pairs: expected 'ordered' with a reference, where (a, p) has no mirror image (p, a)"
+            "pairs: expected 'ordered' with a reference, where (a, p) has no mirror image (p, a); "
+            "got 'combinations'"
         )
     return pairs
 
