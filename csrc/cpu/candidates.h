@@ -11,34 +11,34 @@
 namespace minerlib {
 namespace MINERLIB_ISA {
 
-// One extremum of one anchor. Values are signed so that smaller is better: v for the nearest column, -v for the
-// farthest. A column stays a candidate while its lower bound does not exceed the least upper bound seen.
+// One extremum of one anchor, in one cache line. Values are signed so that smaller is better: v for the nearest
+// column, -v for the farthest. A column stays a candidate while its lower bound does not exceed the least upper
+// bound seen. Bounds are rounded outwards to float32.
 class Shortlist {
 public:
     void reset() {
-        bound_ = std::numeric_limits<double>::infinity();
+        bound_ = std::numeric_limits<float>::infinity();
         count_ = 0;
-        overflowed_ = false;
     }
 
     // Columns whose value exceeds bound() + their error cannot be the extremum.
-    double bound() const { return bound_; }
-    bool overflowed() const { return overflowed_; }
+    double bound() const { return static_cast<double>(bound_); }
     int count() const { return count_; }
     int64_t column(int c) const { return columns_[c]; }
 
+    // More near-ties than fit: the whole row is decided in float64, and no further column is taken.
+    bool overflowed() const { return count_ < 0; }
+
     void offer(double value, double error, int64_t column) {
-        if (value - error > bound_) return;
-        bound_ = std::min(bound_, value + error);
-        if (count_ == CAPACITY) drop_beaten();
-        if (count_ == CAPACITY) {  // more near-ties than fit: the whole row is decided in float64
-            overflowed_ = true;
-            count_ = 0;
-            bound_ = -std::numeric_limits<double>::infinity();
-            return;
-        }
-        lower_[count_] = value - error;
-        columns_[count_++] = column;
+        offer_bounds(round_down(value - error), round_up(value + error), column);
+    }
+
+    // Takes over what another thread found for the same extremum.
+    void merge(Shortlist& other) {
+        if (other.overflowed()) overflow();
+        if (overflowed()) return;
+        bound_ = std::min(bound_, other.bound_);
+        for (int c = 0; c < other.count_; ++c) offer_bounds(other.lower_[c], bound_, other.columns_[c]);
     }
 
     void drop_beaten() {
@@ -48,43 +48,88 @@ public:
             lower_[kept] = lower_[c];
             columns_[kept++] = columns_[c];
         }
-        count_ = kept;
+        if (!overflowed()) count_ = kept;
     }
 
 private:
-    static constexpr int CAPACITY = 16;
-    double bound_, lower_[CAPACITY];
-    int64_t columns_[CAPACITY];
-    int count_;
-    bool overflowed_;
+    static constexpr int CAPACITY = 7;
+
+    void offer_bounds(float lower, float upper, int64_t column) {
+        if (lower > bound_ || overflowed()) return;
+        bound_ = std::min(bound_, upper);
+        if (count_ == CAPACITY) drop_beaten();
+        if (count_ == CAPACITY) {
+            overflow();
+            return;
+        }
+        lower_[count_] = lower;
+        columns_[count_++] = static_cast<int32_t>(column);
+    }
+
+    void overflow() {
+        count_ = -1;
+        bound_ = -std::numeric_limits<float>::infinity();
+    }
+
+    float bound_;
+    int32_t count_;
+    float lower_[CAPACITY];
+    int32_t columns_[CAPACITY];
 };
+
+// The thresholds of one anchor's lists over one group of columns, renewed after every hit.
+class Edges {
+public:
+    Edges(const Shortlist* nearest, const Shortlist* farthest, double slack)
+        : nearest_(nearest), farthest_(farthest), slack_(slack) {
+        renew();
+    }
+
+    void renew() {
+        const float never = std::numeric_limits<float>::quiet_NaN();
+        near = splat(nearest_ != nullptr ? round_up(nearest_->bound() + slack_) : never);
+        far = splat(farthest_ != nullptr ? round_down(-farthest_->bound() - slack_) : never);
+    }
+
+    FloatV near, far;
+
+private:
+    const Shortlist *nearest_, *farthest_;
+    const double slack_;
+};
+
+// Offers the columns of two hit masks, bit 0 being column `first`, to an anchor's lists.
+template <class T>
+static inline void offer_hits(const Filter<T>& filter, double half_norm, const float* values, int64_t first,
+                              uint32_t near_hits, uint32_t far_hits, Shortlist* nearest, Shortlist* farthest) {
+    for (; near_hits != 0; near_hits &= near_hits - 1) {
+        const int bit = __builtin_ctz(near_hits);
+        nearest->offer(values[bit], filter.error(half_norm, filter.half_norm(first + bit)), first + bit);
+    }
+    for (; far_hits != 0; far_hits &= far_hits - 1) {
+        const int bit = __builtin_ctz(far_hits);
+        farthest->offer(-values[bit], filter.error(half_norm, filter.half_norm(first + bit)), first + bit);
+    }
+}
 
 // Offers the values of columns first .. first + count - 1 to the lists of the nearest and the farthest column
 // (either may be null). NaN values are skipped.
 template <class T>
 void scan_extremes(const Filter<T>& filter, double half_norm, const float* values, int64_t first, int64_t count,
                    Shortlist* nearest, Shortlist* farthest) {
-    const float never = std::numeric_limits<float>::quiet_NaN();
-    for (int64_t g = 0; g < count; g += GROUP) {
-        const double slack = filter.error(half_norm, filter.group_half_norm((first + g) / GROUP));
-        const auto low = [&] { return nearest ? splat(round_up(nearest->bound() + slack)) : splat(never); };
-        const auto high = [&] { return farthest ? splat(round_down(-farthest->bound() - slack)) : splat(never); };
-        FloatV near_edge = low(), far_edge = high();
-        const int64_t last = std::min(count, g + GROUP);
-        for (int64_t c = g; c < last; c += WIDTH) {
+    for (int64_t c = 0, last = 0; c < count; c = last) {
+        last = std::min(count, c + GROUP - (first + c) % GROUP);
+        Edges edges(nearest, farthest, filter.error(half_norm, filter.group_half_norm((first + c) / GROUP)));
+        for (; c < last; c += WIDTH) {
             const FloatV v = load(values + c);
-            uint32_t near_hits = mask_le(v, near_edge), far_hits = mask_ge(v, far_edge);
+            uint32_t near_hits = mask_le(v, edges.near), far_hits = mask_ge(v, edges.far);
             if (__builtin_expect((near_hits | far_hits) == 0, 1)) continue;
-            for (; near_hits != 0; near_hits &= near_hits - 1) {
-                const int64_t column = first + c + __builtin_ctz(near_hits);
-                nearest->offer(values[column - first], filter.error(half_norm, filter.half_norm(column)), column);
+            if (last - c < WIDTH) {  // the rest of the vector belongs to the next group
+                near_hits &= (1u << (last - c)) - 1;
+                far_hits &= (1u << (last - c)) - 1;
             }
-            for (; far_hits != 0; far_hits &= far_hits - 1) {
-                const int64_t column = first + c + __builtin_ctz(far_hits);
-                farthest->offer(-values[column - first], filter.error(half_norm, filter.half_norm(column)), column);
-            }
-            near_edge = low();
-            far_edge = high();
+            offer_hits(filter, half_norm, values + c, first + c, near_hits, far_hits, nearest, farthest);
+            edges.renew();
         }
     }
 }
@@ -103,14 +148,14 @@ struct Best {
 };
 
 // Decides a list that did not overflow: the candidate that float64 prefers, or -1 where there is none.
-// sign: 1 for the nearest, -1 for the farthest.
-template <class T> int64_t decide(const Canonical<T>& canonical, int64_t anchor, double sign, Shortlist& list) {
+// sign: 1 for the nearest, -1 for the farthest; order: as the filter's.
+template <class T>
+int64_t decide(const Canonical<T>& canonical, int64_t anchor, double sign, Shortlist& list, const int64_t* order = nullptr) {
+    const auto column = [&](int c) { return order != nullptr ? order[list.column(c)] : list.column(c); };
     list.drop_beaten();
-    if (list.count() == 1) return list.column(0);  // certified
+    if (list.count() == 1) return column(0);  // certified
     Best best;
-    for (int c = 0; c < list.count(); ++c) {
-        best.offer(sign * canonical.selection(anchor, list.column(c)), list.column(c));
-    }
+    for (int c = 0; c < list.count(); ++c) best.offer(sign * canonical.selection(anchor, column(c)), column(c));
     return best.column;
 }
 

@@ -2,8 +2,15 @@
 //
 // anchors [N, D], columns [M, D] of float32 or float64, labels -> out [4, N] int64 column indices, -1 for none.
 // Decided on canonical float64 selection values, ties by the lowest index; certified by float32 tiles first.
+// Mined against themselves, rows share their tiles: v(i, j) = h_j - a_i . a_j serves anchor i, and
+// v(i, j) + h_i - h_j serves anchor j, so that only the upper triangle is multiplied.
+// Memory: one cache line a wanted extremum, anchor and thread where tiles are shared, else O(1) a row in flight.
 // Limits: M < 2^31. Source: SPEC section 4, EXT eq. 3 and 9-12.
 #pragma once
+
+#include <atomic>
+#include <memory>
+#include <vector>
 
 #include "candidates.h"
 #include "families.h"
@@ -12,115 +19,290 @@
 namespace minerlib {
 namespace MINERLIB_ISA {
 
+// Extremum e of SPEC's four: nearest (even) or farthest (odd) of the positives (0, 1) or the negatives (2, 3).
+constexpr int POSITIVE_SIDE = 0, NEGATIVE_SIDE = 2;
+
+// The lists of `rows` anchors, those of one extremum side by side; null for what is not wanted.
+class ListTable {
+public:
+    void reset(unsigned wanted, int64_t rows) {
+        int count = 0;
+        for (int e = 0; e < 4; ++e) count += static_cast<int>(wanted >> e & 1);
+        lists_.resize(count * rows);
+        int64_t next = 0;
+        for (int e = 0; e < 4; ++e) of_[e] = (wanted >> e & 1) ? lists_.get() + rows * next++ : nullptr;
+        for (int64_t i = 0; i < count * rows; ++i) lists_[i].reset();
+    }
+
+    Shortlist* at(int e, int64_t row) const { return of_[e] == nullptr ? nullptr : of_[e] + row; }
+
+private:
+    Buffer<Shortlist> lists_;
+    Shortlist* of_[4];
+};
+
 template <class T> class Extremes {
 public:
+    // Single-label columns are packed class by class, so that an anchor's positives are a range of columns.
     Extremes(const Problem& problem, unsigned wanted, int64_t* out)
-        : problem_(problem), wanted_(wanted), out_(out), canonical_(problem),
-          filter_(problem, problem.metric == Metric::cosine ? Space::cosine : Space::squared) {}
+        : problem_(problem), wanted_(wanted), n_(problem.anchors.rows), m_(problem.columns.rows), out_(out),
+          order_(problem.labels.words == 0 ? problem.labels.members : nullptr), canonical_(problem),
+          filter_(problem, problem.metric == Metric::cosine ? Space::cosine : Space::squared, order_) {}
 
     void run() {
-        const int64_t n = problem_.anchors.rows, rows = block_rows(n, problem_.threads, CHUNK);
-        parallel_for(problem_.threads, ceil_div(n, rows), [&](int64_t b) {
-            const int64_t first = b * rows, count = std::min(rows, n - first);
-            Work work(problem_);
-            if (filter_.usable) {
-                filtered(first, count, work);
-            } else {
-                for (int64_t row = 0; row < count; ++row) whole_row(first + row, wanted_, work);
-            }
-        });
+        if (!filter_.usable) {
+            each_block(1, [&](int64_t anchor, int64_t) {
+                Buffer<double> row(m_);
+                Positives positives(problem_);
+                whole_row(anchor, wanted_, positives, row.get());
+            });
+        } else if (problem_.own && n_ <= LARGEST_SHARED) {
+            run_shared();
+        } else {
+            each_block(block_rows(n_, problem_.threads, CHUNK), [&](int64_t first, int64_t count) {
+                Work work(problem_);
+                work.table.reset(wanted_, count);
+                work.shared = false;
+                sweep_block(first, count, work);
+                for (int64_t row = 0; row < count; ++row) finish(first + row, row, work.table, work);
+            });
+        }
     }
 
 private:
     static constexpr int64_t CHUNK = 2 * GROUP;
+    static constexpr int64_t LARGEST_SHARED = 1 << 17;  // beyond, the lists of all anchors would weigh too much
 
+    // What one thread works with.
     struct Work {
-        explicit Work(const Problem& problem) : positives(problem) {}
+        explicit Work(const Problem& problem) : positives(problem) {
+            for (Buffer<float>& edge : edges) edge.resize(CHUNK + WIDTH);
+        }
+        bool shared = true;
+        ListTable table;  // of the block's anchors, or of all where tiles are shared
         Positives positives;
+        Scratch scratch;
+        Buffer<float> edges[4];          // thresholds of the columns' own lists, shifted by h_j
+        Buffer<float> positive_values;   // multi-label: the positives' values, NaN for other columns
         Buffer<double> row;
     };
-    struct Lists {
-        Shortlist of[4];
-        double half_norm;
+
+    // A piece of the values of one anchor: those of columns column + begin .. column + end - 1.
+    struct Piece {
+        int64_t anchor, row;  // the anchor, and its row in the table
+        double half_norm, largest_half_norm;
+        const float* values;
+        int64_t column, begin, end;
     };
 
-    void filtered(int64_t first, int64_t count, Work& work) {
-        thread_local Scratch scratch;
-        Buffer<Lists> lists(count);
-        const auto start = [&](int64_t row, double half_norm) {
-            for (Shortlist& list : lists[row].of) list.reset();
-            lists[row].half_norm = half_norm;
-        };
-        const auto consume = [&](int64_t row, int64_t column, int64_t columns, float* values) {
-            take_positives(first + row, column, columns, values, lists[row], work.positives);
-            scan_extremes(filter_, lists[row].half_norm, values, column, columns, (wanted_ & 4) ? &lists[row].of[2] : nullptr,
-                          (wanted_ & 8) ? &lists[row].of[3] : nullptr);
-        };
-        sweep(filter_, first, count, CHUNK, scratch, start, consume);
-        for (int64_t row = 0; row < count; ++row) finish(first + row, lists[row], work);
-    }
-
-    // Offers the positives among the values to their lists and hides them, and the anchor itself, from the
-    // search for negatives.
-    void take_positives(int64_t anchor, int64_t column, int64_t columns, float* values, Lists& lists,
-                        Positives& positives) const {
-        const float hidden = std::numeric_limits<float>::quiet_NaN();
-        positives.select(anchor);
-        positives.visit(column, columns, [&](int64_t p) {
-            const double v = values[p - column];
-            values[p - column] = hidden;
-            if ((wanted_ & 3) == 0) return;
-            const double error = filter_.error(lists.half_norm, filter_.half_norm(p));
-            if (wanted_ & 1) lists.of[0].offer(v, error, p);
-            if (wanted_ & 2) lists.of[1].offer(-v, error, p);
+    template <class Body> void each_block(int64_t rows, Body body) {
+        parallel_for(problem_.threads, ceil_div(n_, rows), [&](int64_t b) {
+            body(b * rows, std::min(rows, n_ - b * rows));
         });
-        const int64_t own = positives.own() - column;
-        if (own >= 0 && own < columns) values[own] = hidden;
     }
 
-    void finish(int64_t anchor, Lists& lists, Work& work) {
-        unsigned overflowed = 0;
+    void run_shared() {
+        const int64_t rows = block_rows(n_, problem_.threads, CHUNK), blocks = ceil_div(n_, rows);
+        const int threads = static_cast<int>(std::min<int64_t>(problem_.threads, blocks));
+        std::vector<std::unique_ptr<Work>> works(static_cast<size_t>(threads));
+        std::atomic<int64_t> next{0};  // the first blocks have the longest rows
+        parallel_for(threads, threads, [&](int64_t thread) {
+            works[static_cast<size_t>(thread)] = std::make_unique<Work>(problem_);
+            Work& work = *works[static_cast<size_t>(thread)];
+            work.table.reset(wanted_, n_);
+            for (int64_t b = next++; b < blocks; b = next++) sweep_block(b * rows, std::min(rows, n_ - b * rows), work);
+        });
+        each_block(64, [&](int64_t first, int64_t count) {
+            Work work(problem_);
+            for (int64_t i = first; i < first + count; ++i) {
+                for (size_t other = 1; other < works.size(); ++other) merge(i, works[0]->table, works[other]->table);
+                finish(i, i, works[0]->table, work);
+            }
+        });
+    }
+
+    static void merge(int64_t anchor, const ListTable& into, const ListTable& from) {
         for (int e = 0; e < 4; ++e) {
-            if ((wanted_ >> e & 1) == 0) continue;
-            if (lists.of[e].overflowed()) {
-                overflowed |= 1u << e;
-            } else {
-                out_[e * problem_.anchors.rows + anchor] = decide(canonical_, anchor, e % 2 == 0 ? 1.0 : -1.0, lists.of[e]);
+            if (Shortlist* list = into.at(e, anchor)) list->merge(*from.at(e, anchor));
+        }
+    }
+
+    // Offers the anchors first .. first + count - 1 all columns; where tiles are shared, all columns from
+    // `first` on, and themselves to those behind the block. All positions are the filter's.
+    void sweep_block(int64_t first, int64_t count, Work& work) {
+        const int64_t from = work.shared ? first / TILE_COLUMNS * TILE_COLUMNS : 0;
+        const int64_t behind = work.shared ? first + count : m_;
+        double largest = 0;
+        const auto start = [&](int64_t, double half_norm) { largest = std::max(largest, half_norm); };
+        const auto consume = [&](int64_t row, int64_t column, int64_t columns, float* values) {
+            if (row == 0 && column + columns > behind) set_edges(column, columns, largest, work);
+            const int64_t begin = work.shared ? std::clamp<int64_t>(first - column, 0, columns) : 0;
+            const Piece piece = {first + row, work.shared ? first + row : row, work.scratch.half_norms[row], largest,
+                                 values, column, begin, columns};
+            take(piece, behind, values, work);
+        };
+        sweep(filter_, first, count, from, CHUNK, work.scratch, start, consume);
+    }
+
+    // Splits the values of an anchor into those of positives and of negatives.
+    void take(const Piece& piece, int64_t behind, float* values, Work& work) const {
+        const float hidden = std::numeric_limits<float>::quiet_NaN();
+        const int64_t own = piece.anchor - piece.column;
+        if (problem_.own && own >= 0 && own < piece.end) values[own] = hidden;
+        if (order_ == nullptr) {
+            split_by_bits(piece, values, work);
+            Piece positives = piece;
+            positives.values = work.positive_values.get();
+            scan(POSITIVE_SIDE, positives, behind, work);
+            scan(NEGATIVE_SIDE, piece, behind, work);
+            return;
+        }
+        const int64_t c = problem_.labels.anchor_class[problem_.own ? order_[piece.anchor] : piece.anchor];
+        const auto inside = [&](int64_t j) { return std::clamp(j - piece.column, piece.begin, piece.end); };
+        const int64_t begin = c < 0 ? piece.begin : inside(problem_.labels.starts[c]);
+        const int64_t end = c < 0 ? piece.begin : inside(problem_.labels.starts[c + 1]);
+        scan(NEGATIVE_SIDE, part(piece, piece.begin, begin), behind, work);
+        scan(POSITIVE_SIDE, part(piece, begin, end), behind, work);
+        scan(NEGATIVE_SIDE, part(piece, end, piece.end), behind, work);
+    }
+
+    static Piece part(const Piece& piece, int64_t begin, int64_t end) {
+        Piece out = piece;
+        out.begin = begin;
+        out.end = end;
+        return out;
+    }
+
+    // Multi-label: moves the positives' values to an array of their own.
+    void split_by_bits(const Piece& piece, float* values, Work& work) const {
+        const float hidden = std::numeric_limits<float>::quiet_NaN();
+        work.positive_values.resize(CHUNK + WIDTH);
+        std::fill_n(work.positive_values.get(), CHUNK + WIDTH, hidden);
+        work.positives.select(piece.anchor);
+        work.positives.visit(piece.column, piece.end, [&](int64_t p) {
+            std::swap(work.positive_values[p - piece.column], values[p - piece.column]);
+        });
+    }
+
+    // Offers the columns of a piece to the anchor's lists of one side, and the anchor to theirs from `behind` on.
+    void scan(int side, const Piece& piece, int64_t behind, Work& work) const {
+        if (piece.begin >= piece.end) return;
+        Shortlist *nearest = work.table.at(side, piece.row), *farthest = work.table.at(side + 1, piece.row);
+        const int64_t alone = std::clamp(behind - piece.column, piece.begin, piece.end);
+        if (nearest == nullptr && farthest == nullptr) return;
+        scan_extremes(filter_, piece.half_norm, piece.values + piece.begin, piece.column + piece.begin,
+                      alone - piece.begin, nearest, farthest);
+        if (farthest == nullptr) {
+            scan_shared<true, false>(side, part(piece, alone, piece.end), work);
+        } else if (nearest == nullptr) {
+            scan_shared<false, true>(side, part(piece, alone, piece.end), work);
+        } else {
+            scan_shared<true, true>(side, part(piece, alone, piece.end), work);
+        }
+    }
+
+    void set_edges(int64_t column, int64_t columns, double largest, Work& work) const {
+        for (int side : {POSITIVE_SIDE, NEGATIVE_SIDE}) {
+            if ((wanted_ >> side & 3) == 0) continue;
+            for (int64_t c = 0; c < columns; ++c) set_edge(side, column, c, largest, work);
+        }
+    }
+
+    // The thresholds of one column for v + h_i, over all anchors with H_i <= largest.
+    void set_edge(int side, int64_t column, int64_t c, double largest, Work& work) const {
+        const double h = filter_.half_norm(column + c), slack = filter_.error(largest, h);
+        if (const Shortlist* list = work.table.at(side, column + c)) work.edges[side][c] = round_up(list->bound() + h + slack);
+        if (const Shortlist* list = work.table.at(side + 1, column + c)) {
+            work.edges[side + 1][c] = round_down(h - list->bound() - slack);
+        }
+    }
+
+    template <bool NEAR, bool FAR> void scan_shared(int side, const Piece& piece, Work& work) const {
+        Shortlist* nearest = NEAR ? work.table.at(side, piece.row) : nullptr;
+        Shortlist* farthest = FAR ? work.table.at(side + 1, piece.row) : nullptr;
+        const FloatV h = splat(static_cast<float>(filter_.half_norm(piece.anchor)));
+        const float *near_edges = work.edges[side].get(), *far_edges = work.edges[side + 1].get();
+        for (int64_t c = piece.begin, last = 0; c < piece.end; c = last) {
+            last = std::min(piece.end, c + GROUP - (piece.column + c) % GROUP);
+            Edges edges(nearest, farthest, filter_.error(piece.half_norm, filter_.group_half_norm((piece.column + c) / GROUP)));
+            for (; c < last; c += WIDTH) {
+                const FloatV v = load(piece.values + c), mirrored = v + h;
+                uint32_t near = 0, far = 0, column_near = 0, column_far = 0;
+                if (NEAR) near = mask_le(v, edges.near), column_near = mask_le(mirrored, load(near_edges + c));
+                if (FAR) far = mask_ge(v, edges.far), column_far = mask_ge(mirrored, load(far_edges + c));
+                if (__builtin_expect((near | far | column_near | column_far) == 0, 1)) continue;
+                const uint32_t here = last - c < WIDTH ? (1u << (last - c)) - 1 : ~0u;
+                if (((near | far) & here) != 0) {
+                    offer_hits(filter_, piece.half_norm, piece.values + c, piece.column + c, near & here, far & here, nearest,
+                               farthest);
+                    edges.renew();
+                }
+                offer_anchor(side, piece, c, column_near & here, column_far & here, work);
             }
         }
-        if (overflowed != 0) whole_row(anchor, overflowed, work);
+    }
+
+    void offer_anchor(int side, const Piece& piece, int64_t c, uint32_t near_hits, uint32_t far_hits, Work& work) const {
+        for (uint32_t hits = near_hits | far_hits; hits != 0; hits &= hits - 1) {
+            const int bit = __builtin_ctz(hits);
+            const int64_t j = piece.column + c + bit;
+            const double h = filter_.half_norm(j), error = filter_.error(piece.half_norm, h);
+            const double mirrored = static_cast<double>(piece.values[c + bit]) + filter_.half_norm(piece.anchor) - h;
+            if (near_hits >> bit & 1) work.table.at(side, j)->offer(mirrored, error, piece.anchor);
+            if (far_hits >> bit & 1) work.table.at(side + 1, j)->offer(-mirrored, error, piece.anchor);
+            set_edge(side, piece.column, c + bit, piece.largest_half_norm, work);
+        }
+    }
+
+    // Decides the lists of one anchor.
+    void finish(int64_t position, int64_t row, const ListTable& table, Work& work) {
+        const int64_t anchor = problem_.own && order_ != nullptr ? order_[position] : position;
+        unsigned overflowed = 0;
+        for (int e = 0; e < 4; ++e) {
+            Shortlist* list = table.at(e, row);
+            if (list == nullptr) continue;
+            if (list->overflowed()) {
+                overflowed |= 1u << e;
+            } else {
+                out_[e * n_ + anchor] = decide(canonical_, anchor, e % 2 == 0 ? 1.0 : -1.0, *list, order_);
+            }
+        }
+        if (overflowed == 0) return;
+        work.row.resize(m_);
+        whole_row(anchor, overflowed, work.positives, work.row.get());
     }
 
     // Decides the given extrema from canonical values of the whole row.
-    void whole_row(int64_t anchor, unsigned which, Work& work) {
-        const int64_t m = problem_.columns.rows;
+    void whole_row(int64_t anchor, unsigned which, Positives& positives, double* row) {
+        const double hidden = std::numeric_limits<double>::quiet_NaN();
+        const bool negatives = (which >> NEGATIVE_SIDE) != 0;
         Best best[4];
-        work.row.resize(m);
-        double* row = work.row.get();
-        work.positives.select(anchor);
-        if (which & 12) canonical_.row(anchor, 0, m, row);
-        work.positives.visit(0, m, [&](int64_t p) {
-            const double d = (which & 12) ? row[p] : canonical_.selection(anchor, p);
-            best[0].offer(d, p);
-            best[1].offer(-d, p);
-            row[p] = std::numeric_limits<double>::quiet_NaN();
+        positives.select(anchor);
+        if (negatives) canonical_.row(anchor, 0, m_, row);
+        positives.visit(0, m_, [&](int64_t p) {
+            const double d = negatives ? row[p] : canonical_.selection(anchor, p);
+            best[POSITIVE_SIDE].offer(d, p);
+            best[POSITIVE_SIDE + 1].offer(-d, p);
+            row[p] = hidden;
         });
-        if (which & 12) {
-            if (problem_.own) row[anchor] = std::numeric_limits<double>::quiet_NaN();
-            for (int64_t j = 0; j < m; ++j) {
+        if (negatives) {
+            if (problem_.own) row[anchor] = hidden;
+            for (int64_t j = 0; j < m_; ++j) {
                 if (std::isnan(row[j])) continue;
-                best[2].offer(row[j], j);
-                best[3].offer(-row[j], j);
+                best[NEGATIVE_SIDE].offer(row[j], j);
+                best[NEGATIVE_SIDE + 1].offer(-row[j], j);
             }
         }
         for (int e = 0; e < 4; ++e) {
-            if (which >> e & 1) out_[e * problem_.anchors.rows + anchor] = best[e].column;
+            if (which >> e & 1) out_[e * n_ + anchor] = best[e].column;
         }
     }
 
     const Problem& problem_;
     const unsigned wanted_;
+    const int64_t n_, m_;
     int64_t* out_;
+    const int64_t* order_;
     const Canonical<T> canonical_;
     const Filter<T> filter_;
 };

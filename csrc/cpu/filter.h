@@ -19,6 +19,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "memory.h"
 #include "pool.h"
@@ -39,10 +40,12 @@ static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 template <class T> class Filter {
 public:
-    Filter(const Problem& problem, Space space)
+    // order [M], if given, is the order in which columns are packed, and anchors too where they are the columns:
+    // column j of this filter is column order[j] of the problem.
+    Filter(const Problem& problem, Space space, const int64_t* order = nullptr)
         : dims(problem.anchors.dims), columns(problem.columns.rows), blocks_(ceil_div(columns, TILE_COLUMNS)),
           x_(static_cast<const T*>(problem.anchors.data)), y_(static_cast<const T*>(problem.columns.data)),
-          normalise_(space != Space::squared) {
+          column_order_(order), anchor_order_(problem.own ? order : nullptr), normalise_(space != Space::squared) {
         prepare_center(problem, space);
         if (!usable) return;
         set_bounds(problem, space);
@@ -68,7 +71,8 @@ public:
             const int64_t count = std::min<int64_t>(TILE_ROWS, rows - p * TILE_ROWS);
             for (int64_t r = 0; r < count; ++r) {
                 const int64_t row = p * TILE_ROWS + r;
-                half_norms[row] = transform(x_ + (first + row) * dims, work.get() + r * dims);
+                const int64_t anchor = anchor_order_ != nullptr ? anchor_order_[first + row] : first + row;
+                half_norms[row] = transform(x_ + anchor * dims, work.get() + r * dims);
             }
             interleave<TILE_ROWS>(work.get(), count, panels + p * TILE_ROWS * dims);
         }
@@ -197,7 +201,7 @@ private:
         if (!problem.exact) return;
         const double u = 0x1p-24, d = static_cast<double>(dims);
         const double kc = static_cast<double>(std::min(dims, DEPTH)), n = static_cast<double>(ceil_div(dims, DEPTH));
-        relative = (kc + 2 * n + 8) * u * 1.02 + (d / 4 + 16) * 0x1p-53;
+        relative = (kc + 2 * n + 12) * u * 1.02 + (d / 4 + 16) * 0x1p-53;
         absolute = d * 0x1p-118 + (normalise_ ? (d + 64) * 0x1p-53 : 0.0);
     }
 
@@ -214,7 +218,8 @@ private:
                 for (int64_t c = 0; c < TILE_COLUMNS; ++c) {
                     double half = std::numeric_limits<double>::quiet_NaN();
                     if (c < count) {
-                        half = transform(y_ + (j + c) * dims, work.get() + c * dims);
+                        const int64_t column = column_order_ != nullptr ? column_order_[j + c] : j + c;
+                        half = transform(y_ + column * dims, work.get() + c * dims);
                         largest = std::max(largest, half);
                     }
                     half_norms_[j + c] = static_cast<float>(half);
@@ -248,25 +253,31 @@ private:
         return true;
     }
 
+    // The largest magnitude, found on the bits: those of non-negative numbers are ordered like the numbers.
     double largest_value(int threads, const T* rows, int64_t count) const {
-        Buffer<T> most(ceil_div(count, GROUP));
+        using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+        Buffer<Bits> most(ceil_div(count, GROUP));
         parallel_for(threads, ceil_div(count, GROUP), [&](int64_t b) {
             const T* p = rows + b * GROUP * dims;
             const int64_t values = std::min(GROUP, count - b * GROUP) * dims;
-            T high = 0;
+            Bits high = 0;
             for (int64_t k = 0; k < values; ++k) {
-                const T magnitude = p[k] < 0 ? -p[k] : p[k];
-                high = magnitude > high ? magnitude : high;
+                Bits bits;
+                std::memcpy(&bits, p + k, sizeof bits);
+                high = std::max(high, bits & (~Bits{0} >> 1));
             }
             most[b] = high;
         });
-        double high = 0;
-        for (int64_t b = 0; b < ceil_div(count, GROUP); ++b) high = std::max(high, static_cast<double>(most[b]));
-        return high;
+        Bits high = 0;
+        for (int64_t b = 0; b < ceil_div(count, GROUP); ++b) high = std::max(high, most[b]);
+        T value;
+        std::memcpy(&value, &high, sizeof value);
+        return static_cast<double>(value);
     }
 
     const int64_t blocks_;
     const T *x_, *y_;
+    const int64_t *column_order_, *anchor_order_;
     const bool normalise_;
     bool fixed_norms_ = false;
     double scale_ = 1;
@@ -287,13 +298,13 @@ struct Scratch {
     }
 };
 
-// Computes v of the anchors first .. first + rows - 1 against all columns, `chunk` (a multiple of GROUP) at a
-// time, and calls consume(row, column, count, values) for each row and chunk: values[0 .. count) are those of
+// Computes v of the anchors first .. first + rows - 1 against the columns from `from` (a multiple of
+// TILE_COLUMNS) on, `chunk` (a multiple of GROUP) at a time, and calls consume(row, column, count, values) for each row and chunk: values[0 .. count) are those of
 // columns column .. column + count - 1, followed by padding up to a multiple of TILE_COLUMNS. The consumer may
 // overwrite them. start(row, H) is called first for each row.
 template <class T, class Start, class Consume>
-void sweep(const Filter<T>& filter, int64_t first, int64_t rows, int64_t chunk, Scratch& scratch, Start start,
-           Consume consume) {
+void sweep(const Filter<T>& filter, int64_t first, int64_t rows, int64_t from, int64_t chunk, Scratch& scratch,
+           Start start, Consume consume) {
     const int64_t panels = ceil_div(rows, TILE_ROWS);
     scratch.panels.resize(panels * TILE_ROWS * filter.dims);
     scratch.half_norms.resize(rows);
@@ -302,8 +313,8 @@ void sweep(const Filter<T>& filter, int64_t first, int64_t rows, int64_t chunk, 
 
     const int64_t stride = std::min(ceil_div(chunk, TILE_COLUMNS) * TILE_COLUMNS, filter.padded_columns());
     scratch.values.resize(panels * TILE_ROWS * stride);
-    for (int64_t column = 0; column < filter.columns; column += chunk) {
-        const int64_t count = std::min(chunk, filter.columns - column);
+    for (int64_t column = from, count = 0; column < filter.columns; column += count) {
+        count = std::min(chunk - column % chunk, filter.columns - column);
         for (int64_t c = 0; c < count; c += TILE_COLUMNS) {
             for (int64_t p = 0; p < panels; ++p) {  // the columns' panel stays in the first-level cache
                 filter.panel_values(scratch.panels.get() + p * TILE_ROWS * filter.dims, (column + c) / TILE_COLUMNS,

@@ -81,7 +81,7 @@ public:
             const auto consume = [&](int64_t i, int64_t, int64_t, float* values) {
                 draw_row(first + i, values, scratch.half_norms[i], work);
             };
-            sweep(filter_, first, count, ceil_div(columns_, GROUP) * GROUP, scratch, nothing, consume);
+            sweep(filter_, first, count, 0, ceil_div(columns_, GROUP) * GROUP, scratch, nothing, consume);
             scratch.trim();
         });
     }

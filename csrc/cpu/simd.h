@@ -101,14 +101,28 @@ static inline uint32_t lane_bits(LaneMask truth) {
 }
 #endif
 
+// The neighbouring float above (below) a number that is not NaN and not infinite on that side.
+static inline float step(float f, bool up) {
+    uint32_t bits;
+    f += 0.0f;  // -0 to +0
+    std::memcpy(&bits, &f, sizeof bits);
+    if (f == 0.0f) {
+        bits = up ? 1u : 0x80000001u;
+    } else {
+        bits += (f > 0.0f) == up ? 1u : ~0u;
+    }
+    std::memcpy(&f, &bits, sizeof bits);
+    return f;
+}
+
 // A float no less (no more) than x: thresholds are rounded outwards so that rounding never loses a candidate.
 static inline float round_up(double x) {
     const float f = static_cast<float>(x);
-    return static_cast<double>(f) < x ? std::nextafterf(f, INFINITY) : f;
+    return static_cast<double>(f) < x ? step(f, true) : f;
 }
 static inline float round_down(double x) {
     const float f = static_cast<float>(x);
-    return static_cast<double>(f) > x ? std::nextafterf(f, -INFINITY) : f;
+    return static_cast<double>(f) > x ? step(f, false) : f;
 }
 
 }  // namespace MINERLIB_ISA

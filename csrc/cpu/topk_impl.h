@@ -98,7 +98,7 @@ private:
         const auto consume = [&](int64_t row, int64_t column, int64_t columns, const float* values) {
             scan(pools[static_cast<size_t>(row)], half_norms[row], values, column, columns);
         };
-        sweep(filter_, first, count, CHUNK, scratch, start, consume);
+        sweep(filter_, first, count, 0, CHUNK, scratch, start, consume);
         for (CandidatePool& pool : pools) pool.prune();
     }
 

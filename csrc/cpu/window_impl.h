@@ -40,7 +40,7 @@ template <class T, class Visit> void for_each_anchor(const Problem& problem, dou
             row.select(first + i, values, scratch.half_norms[i]);
             visit(row);
         };
-        sweep(filter, first, count, ceil_div(m, GROUP) * GROUP, scratch, nothing, consume);
+        sweep(filter, first, count, 0, ceil_div(m, GROUP) * GROUP, scratch, nothing, consume);
         scratch.trim();
     });
 }
