@@ -81,7 +81,8 @@ PairOptions pair_options(double margin, uint64_t seed, bool combinations, int fa
 
 // Slot arrays of `size` pairs, and the kernels' view of them.
 struct Slots {
-    Slots(const Indices& slot_offsets, int64_t size) : offsets(slot_offsets), anchors(size), positives(size), negatives(size) {
+    Slots(const Indices& slot_offsets, int64_t size)
+        : offsets(slot_offsets), anchors(size), positives(size), negatives(size) {
         view = {offsets.data(), anchors.mutable_data(), positives.mutable_data(), negatives.mutable_data()};
     }
     py::tuple result() const { return py::make_tuple(anchors, positives, negatives); }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -114,7 +115,7 @@ def explain(operation: str, *arguments: Any, **options: Any) -> Explanation:
     """
     from minerlib import mining, neighbors
 
-    checks = {
+    checks: dict[str, Callable[..., object]] = {
         "mine": mining.check_mine,
         "count_triplets": mining.check_count_triplets,
         "nearest": neighbors.check_nearest,

@@ -23,7 +23,7 @@ LARGEST_VALUE = 1e150
 
 @dataclass(frozen=True, eq=False)
 class SingleLabels:
-    """Class membership of single-label rows: for every anchor the class of its positives among the columns."""
+    """Classes of single-label rows: for every anchor the class of its positives among the columns."""
 
     anchor_class: np.ndarray  # [N] int64, -1: no column has this class
     starts: np.ndarray  # [C + 1] int64
@@ -93,7 +93,8 @@ def mining_problem(
     y_labels = _labels("reference_labels", reference_labels, "reference", len(y))
     if x_labels.ndim != y_labels.ndim or x_labels.shape[1:] != y_labels.shape[1:]:
         raise ValueError(
-            f"reference_labels: expected the form of labels {list(x_labels.shape)}, got {list(y_labels.shape)}"
+            f"reference_labels: expected the form of labels {list(x_labels.shape)}, "
+            f"got {list(y_labels.shape)}"
         )
     x, y = common_type(x, y)
     return Problem(x, y, _group(x_labels, y_labels), False, metric, origin)

@@ -68,7 +68,8 @@ def mine(
     """
     problem, request = check_mine(
         embeddings, labels, strategy, margin=margin, metric=metric, reference=reference,
-        reference_labels=reference_labels, pairs=pairs, fallback=fallback, seed=seed, exact=exact, compact=compact,
+        reference_labels=reference_labels, pairs=pairs, fallback=fallback, seed=seed, exact=exact,
+        compact=compact,
     )  # fmt: skip
     slots = STRATEGIES[strategy].run(dispatch.choose(backend), problem, request)
     return _compact(slots, problem.origin) if compact else _padded(slots, problem.origin)

@@ -41,7 +41,8 @@ def nearest(
     Source: SPEC sections 2 and 5.
 
     >>> import minerlib, numpy as np
-    >>> minerlib.nearest(np.zeros((1, 2)), np.array([[3.0, 4.0], [1.0, 0.0]]), 2, metric="euclidean").distances.tolist()
+    >>> database = np.array([[3.0, 4.0], [1.0, 0.0]])
+    >>> minerlib.nearest(np.zeros((1, 2)), database, 2, metric="euclidean").distances.tolist()
     [[1.0, 5.0]]
     """
     problem, k, exact = check_nearest(queries, database, k, metric=metric, exact=exact)

@@ -49,7 +49,8 @@ public:
             }
             ++positives_count_;
         });
-        if (values != nullptr && positives_.own() >= 0) values[positives_.own()] = std::numeric_limits<float>::quiet_NaN();
+        if (values != nullptr && positives_.own() >= 0)
+            values[positives_.own()] = std::numeric_limits<float>::quiet_NaN();
         exact_ = false;
         if (values == nullptr && negatives() > 0 && positives_count_ > 0) decide_exactly();
     }
@@ -165,8 +166,10 @@ private:
         int64_t found = 0;
         for (int64_t g = 0; g < columns_; g += GROUP) {
             const double error = filter_.error(half_norm_, filter_.group_half_norm(g / GROUP));
-            const FloatV far_in = splat(round_down(far_edge.low - error)), far_out = splat(round_up(far_edge.high + error));
-            const FloatV near_in = splat(round_up(near_edge.high + error)), near_out = splat(round_down(near_edge.low - error));
+            const FloatV far_in = splat(round_down(far_edge.low - error)),
+                         far_out = splat(round_up(far_edge.high + error));
+            const FloatV near_in = splat(round_up(near_edge.high + error)),
+                         near_out = splat(round_down(near_edge.low - error));
             const int64_t last = std::min(columns_, g + GROUP);
             for (int64_t w = g; w < last; w += 64) {
                 uint64_t inside = 0, possible = 0;
@@ -248,7 +251,8 @@ private:
         if (!exact_) {
             Shortlist list;
             list.reset();
-            scan_extremes(filter_, half_norm_, values_, 0, columns_, nearest ? &list : nullptr, nearest ? nullptr : &list);
+            scan_extremes(filter_, half_norm_, values_, 0, columns_, nearest ? &list : nullptr,
+                          nearest ? nullptr : &list);
             if (!list.overflowed()) return decide(canonical_, anchor_, sign, list);
             decide_exactly();
         }

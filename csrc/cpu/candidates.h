@@ -150,7 +150,8 @@ struct Best {
 // Decides a list that did not overflow: the candidate that float64 prefers, or -1 where there is none.
 // sign: 1 for the nearest, -1 for the farthest; order: as the filter's.
 template <class T>
-int64_t decide(const Canonical<T>& canonical, int64_t anchor, double sign, Shortlist& list, const int64_t* order = nullptr) {
+int64_t decide(const Canonical<T>& canonical, int64_t anchor, double sign, Shortlist& list,
+               const int64_t* order = nullptr) {
     const auto column = [&](int c) { return order != nullptr ? order[list.column(c)] : list.column(c); };
     list.drop_beaten();
     if (list.count() == 1) return column(0);  // certified

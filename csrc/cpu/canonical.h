@@ -73,9 +73,7 @@ public:
     }
 
     // The metric's value of a selection value.
-    double value(double selection) const {
-        return metric_ == Metric::euclidean ? std::sqrt(selection) : selection;
-    }
+    double value(double selection) const { return metric_ == Metric::euclidean ? std::sqrt(selection) : selection; }
 
     // Selection values of anchor i against columns first .. first + count - 1.
     void row(int64_t i, int64_t first, int64_t count, double* out) const {

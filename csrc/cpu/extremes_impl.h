@@ -82,8 +82,8 @@ private:
         ListTable table;  // of the block's anchors, or of all where tiles are shared
         Positives positives;
         Scratch scratch;
-        Buffer<float> edges[4];          // thresholds of the columns' own lists, shifted by h_j
-        Buffer<float> positive_values;   // multi-label: the positives' values, NaN for other columns
+        Buffer<float> edges[4];         // thresholds of the columns' own lists, shifted by h_j
+        Buffer<float> positive_values;  // multi-label: the positives' values, NaN for other columns
         Buffer<double> row;
     };
 
@@ -96,9 +96,8 @@ private:
     };
 
     template <class Body> void each_block(int64_t rows, Body body) {
-        parallel_for(problem_.threads, ceil_div(n_, rows), [&](int64_t b) {
-            body(b * rows, std::min(rows, n_ - b * rows));
-        });
+        parallel_for(problem_.threads, ceil_div(n_, rows),
+                     [&](int64_t b) { body(b * rows, std::min(rows, n_ - b * rows)); });
     }
 
     void run_shared() {
@@ -137,8 +136,14 @@ private:
         const auto consume = [&](int64_t row, int64_t column, int64_t columns, float* values) {
             if (row == 0 && column + columns > behind) set_edges(column, columns, largest, work);
             const int64_t begin = work.shared ? std::clamp<int64_t>(first - column, 0, columns) : 0;
-            const Piece piece = {first + row, work.shared ? first + row : row, work.scratch.half_norms[row], largest,
-                                 values, column, begin, columns};
+            const Piece piece = {first + row,
+                                 work.shared ? first + row : row,
+                                 work.scratch.half_norms[row],
+                                 largest,
+                                 values,
+                                 column,
+                                 begin,
+                                 columns};
             take(piece, behind, values, work);
         };
         sweep(filter_, first, count, from, CHUNK, work.scratch, start, consume);
@@ -211,7 +216,8 @@ private:
     // The thresholds of one column for v + h_i, over all anchors with H_i <= largest.
     void set_edge(int side, int64_t column, int64_t c, double largest, Work& work) const {
         const double h = filter_.half_norm(column + c), slack = filter_.error(largest, h);
-        if (const Shortlist* list = work.table.at(side, column + c)) work.edges[side][c] = round_up(list->bound() + h + slack);
+        if (const Shortlist* list = work.table.at(side, column + c))
+            work.edges[side][c] = round_up(list->bound() + h + slack);
         if (const Shortlist* list = work.table.at(side + 1, column + c)) {
             work.edges[side + 1][c] = round_down(h - list->bound() - slack);
         }
@@ -224,7 +230,8 @@ private:
         const float *near_edges = work.edges[side].get(), *far_edges = work.edges[side + 1].get();
         for (int64_t c = piece.begin, last = 0; c < piece.end; c = last) {
             last = std::min(piece.end, c + GROUP - (piece.column + c) % GROUP);
-            Edges edges(nearest, farthest, filter_.error(piece.half_norm, filter_.group_half_norm((piece.column + c) / GROUP)));
+            Edges edges(nearest, farthest,
+                        filter_.error(piece.half_norm, filter_.group_half_norm((piece.column + c) / GROUP)));
             for (; c < last; c += WIDTH) {
                 const FloatV v = load(piece.values + c), mirrored = v + h;
                 uint32_t near = 0, far = 0, column_near = 0, column_far = 0;
@@ -233,8 +240,8 @@ private:
                 if (__builtin_expect((near | far | column_near | column_far) == 0, 1)) continue;
                 const uint32_t here = last - c < WIDTH ? (1u << (last - c)) - 1 : ~0u;
                 if (((near | far) & here) != 0) {
-                    offer_hits(filter_, piece.half_norm, piece.values + c, piece.column + c, near & here, far & here, nearest,
-                               farthest);
+                    offer_hits(filter_, piece.half_norm, piece.values + c, piece.column + c, near & here, far & here,
+                               nearest, farthest);
                     edges.renew();
                 }
                 offer_anchor(side, piece, c, column_near & here, column_far & here, work);
@@ -242,7 +249,8 @@ private:
         }
     }
 
-    void offer_anchor(int side, const Piece& piece, int64_t c, uint32_t near_hits, uint32_t far_hits, Work& work) const {
+    void offer_anchor(int side, const Piece& piece, int64_t c, uint32_t near_hits, uint32_t far_hits,
+                      Work& work) const {
         for (uint32_t hits = near_hits | far_hits; hits != 0; hits &= hits - 1) {
             const int bit = __builtin_ctz(hits);
             const int64_t j = piece.column + c + bit;

@@ -29,9 +29,9 @@
 namespace minerlib {
 namespace MINERLIB_ISA {
 
-constexpr int64_t DEPTH = 128;   // steps of one running sum before it is added up: bounds the error for any D
-constexpr int64_t GROUP = 256;   // columns that share one bound on H_j
-constexpr int64_t PANELS = 8;    // anchor panels of TILE_ROWS that share a pass over the columns
+constexpr int64_t DEPTH = 128;  // steps of one running sum before it is added up: bounds the error for any D
+constexpr int64_t GROUP = 256;  // columns that share one bound on H_j
+constexpr int64_t PANELS = 8;   // anchor panels of TILE_ROWS that share a pass over the columns
 
 // What the tiles approximate: squared distances, cosine distances, or squared distances of normalised rows.
 enum class Space { squared, cosine, unit };
@@ -53,8 +53,8 @@ public:
     }
 
     const int64_t dims, columns;
-    bool usable = true;     // false: values so small that float64 itself underflows; canonical rows decide
-    double scale_out = 1;   // selection value = scale_out * (v + H_i)
+    bool usable = true;    // false: values so small that float64 itself underflows; canonical rows decide
+    double scale_out = 1;  // selection value = scale_out * (v + H_i)
     double relative = 0, absolute = 0;
 
     double error(double half_norm_row, double half_norm_column) const {
@@ -176,8 +176,9 @@ private:
             fixed_norms_ = space == Space::cosine && zeros;
             if (fixed_norms_) return;
         } else {
-            const double largest = std::max(largest_value(problem.threads, y_, columns),
-                                            problem.own ? 0.0 : largest_value(problem.threads, x_, problem.anchors.rows));
+            const double largest =
+                std::max(largest_value(problem.threads, y_, columns),
+                         problem.own ? 0.0 : largest_value(problem.threads, x_, problem.anchors.rows));
             usable = largest == 0 || largest >= 0x1p-400;
             if (largest > 0) scale_ = std::ldexp(1.0, -(std::ilogb(largest) + 3 + (std::ilogb(double(dims)) + 1) / 2));
         }
@@ -281,10 +282,10 @@ private:
     const bool normalise_;
     bool fixed_norms_ = false;
     double scale_ = 1;
-    Buffer<double> center_;      // [D], scaled
-    Buffer<float> packed_;       // [blocks][D][TILE_COLUMNS]
-    Buffer<float> half_norms_;   // [blocks * TILE_COLUMNS]
-    Buffer<double> group_max_;   // [groups]
+    Buffer<double> center_;     // [D], scaled
+    Buffer<float> packed_;      // [blocks][D][TILE_COLUMNS]
+    Buffer<float> half_norms_;  // [blocks * TILE_COLUMNS]
+    Buffer<double> group_max_;  // [groups]
 };
 
 // Reused memory of one thread: packed anchors and the values of a block of rows.
@@ -299,9 +300,9 @@ struct Scratch {
 };
 
 // Computes v of the anchors first .. first + rows - 1 against the columns from `from` (a multiple of
-// TILE_COLUMNS) on, `chunk` (a multiple of GROUP) at a time, and calls consume(row, column, count, values) for each row and chunk: values[0 .. count) are those of
-// columns column .. column + count - 1, followed by padding up to a multiple of TILE_COLUMNS. The consumer may
-// overwrite them. start(row, H) is called first for each row.
+// TILE_COLUMNS) on, `chunk` (a multiple of GROUP) at a time, and calls consume(row, column, count, values) for each row
+// and chunk: values[0 .. count) are those of columns column .. column + count - 1, followed by padding up to a multiple
+// of TILE_COLUMNS. The consumer may overwrite them. start(row, H) is called first for each row.
 template <class T, class Start, class Consume>
 void sweep(const Filter<T>& filter, int64_t first, int64_t rows, int64_t from, int64_t chunk, Scratch& scratch,
            Start start, Consume consume) {

@@ -4,8 +4,8 @@
 #pragma once
 
 #include "canonical.h"
-#include "filter.h"
 #include "families.h"
+#include "filter.h"
 
 namespace minerlib {
 namespace MINERLIB_ISA {

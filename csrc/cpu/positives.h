@@ -56,7 +56,8 @@ public:
 private:
     bool shares_label(int64_t column) const {
         uint64_t shared = 0;
-        for (int64_t w = 0; w < labels_.words; ++w) shared |= bits_[w] & labels_.column_bits[column * labels_.words + w];
+        for (int64_t w = 0; w < labels_.words; ++w)
+            shared |= bits_[w] & labels_.column_bits[column * labels_.words + w];
         return shared != 0;
     }
 

@@ -18,21 +18,21 @@ struct Rows {
 // Class membership. Single-label: the positives of anchor i are members[starts[c] .. starts[c + 1]) with
 // c = anchor_class[i], or none where c < 0. Multi-label (words > 0): the columns that share a bit with it.
 struct Labels {
-    const int64_t* anchor_class;   // [N]
-    const int64_t* starts;         // [C + 1]
-    const int64_t* members;        // [M], ascending within a class
-    int64_t words;                 // 64-bit words a row, 0 for single-label
-    const uint64_t* anchor_bits;   // [N, words]
-    const uint64_t* column_bits;   // [M, words]
+    const int64_t* anchor_class;  // [N]
+    const int64_t* starts;        // [C + 1]
+    const int64_t* members;       // [M], ascending within a class
+    int64_t words;                // 64-bit words a row, 0 for single-label
+    const uint64_t* anchor_bits;  // [N, words]
+    const uint64_t* column_bits;  // [M, words]
 };
 
 struct Problem {
     Rows anchors;  // [N, D]
     Rows columns;  // [M, D]
     Labels labels;
-    bool own;      // self-mining: column i is anchor i and never its own positive
+    bool own;  // self-mining: column i is anchor i and never its own positive
     Metric metric;
-    bool exact;    // false: the float32 values themselves decide
+    bool exact;  // false: the float32 values themselves decide
     int threads;
 };
 

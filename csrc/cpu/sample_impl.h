@@ -12,8 +12,8 @@
 #pragma once
 
 #include "canonical.h"
-#include "filter.h"
 #include "families.h"
+#include "filter.h"
 #include "philox.h"
 #include "positives.h"
 
@@ -30,7 +30,9 @@ static inline FloatV as_float(IntV x) {
     std::memcpy(&out, &x, sizeof out);
     return out;
 }
-static inline FloatV select(IntV truth, FloatV yes, FloatV no) { return as_float((truth & as_int(yes)) | (~truth & as_int(no))); }
+static inline FloatV select(IntV truth, FloatV yes, FloatV no) {
+    return as_float((truth & as_int(yes)) | (~truth & as_int(no)));
+}
 
 // log2 of normal positive numbers, to about 1e-7: the exponent, and the series of atanh on the rest.
 static inline FloatV log2_of(FloatV x) {
@@ -61,7 +63,8 @@ static inline FloatV exp2_of(FloatV x) {
 template <class T> class Sampler {
 public:
     Sampler(const Problem& problem, const PairOptions& options, const PairSlots& slots)
-        : problem_(problem), options_(options), slots_(slots), filter_(problem, Space::unit), columns_(problem.columns.rows) {}
+        : problem_(problem), options_(options), slots_(slots), filter_(problem, Space::unit),
+          columns_(problem.columns.rows) {}
 
     void run() {
         const int64_t n = problem_.anchors.rows, rows = block_rows(n, problem_.threads, std::max<int64_t>(columns_, 1));
@@ -92,7 +95,8 @@ private:
 
     struct Work {
         explicit Work(const Problem& problem)
-            : positives(problem), sums(ceil_div(problem.columns.rows, BLOCK)), weights(ceil_div(problem.columns.rows, BLOCK) * BLOCK) {}
+            : positives(problem), sums(ceil_div(problem.columns.rows, BLOCK)),
+              weights(ceil_div(problem.columns.rows, BLOCK) * BLOCK) {}
         Positives positives;
         Buffer<double> sums;    // running sums at the end of each block
         Buffer<float> weights;  // [M + padding]
@@ -119,8 +123,11 @@ private:
 
     // Values in place of a tile's where float32 cannot hold the rows: half the squared distance, H_i taken as 0.
     void exact_values(int64_t anchor, float* values) const {
+        std::fill(values + columns_, values + ceil_div(columns_, BLOCK) * BLOCK,
+                  std::numeric_limits<float>::quiet_NaN());
         for (int64_t j = 0; j < columns_; ++j) {
-            values[j] = beyond_cutoff(anchor, j) ? 2.0f : static_cast<float>(0.5 * std::min(unit_squared(anchor, j), 1.9599));
+            values[j] =
+                beyond_cutoff(anchor, j) ? 2.0f : static_cast<float>(0.5 * std::min(unit_squared(anchor, j), 1.9599));
         }
     }
 
@@ -143,12 +150,14 @@ private:
     // log2 of the weights of all columns, -infinity for those that weigh nothing; returns the largest.
     float log_weights(int64_t anchor, const float* values, double half_norm, float* out) const {
         const double edge = 0.5 * CUTOFF * CUTOFF - half_norm, infinity = std::numeric_limits<double>::infinity();
-        const FloatV a = splat(0.5f * static_cast<float>(filter_.dims - 2)), b = splat(0.5f * static_cast<float>(filter_.dims - 3));
+        const FloatV a = splat(0.5f * static_cast<float>(filter_.dims - 2)),
+                     b = splat(0.5f * static_cast<float>(filter_.dims - 3));
         const FloatV half = splat(static_cast<float>(half_norm)), nothing = splat(static_cast<float>(-infinity));
         const FloatV nearest = splat(static_cast<float>(NEAREST_SQUARED));
         FloatV largest = nothing;
         for (int64_t g = 0; g < columns_; g += GROUP) {
-            const double error = filter_.error(half_norm, filter_.usable ? filter_.group_half_norm(g / GROUP) : 0.0) + 0x1p-50;
+            const double error =
+                filter_.error(half_norm, filter_.usable ? filter_.group_half_norm(g / GROUP) : 0.0) + 0x1p-50;
             const FloatV in = splat(round_down(edge - error)), out_edge = splat(round_up(edge + error));
             for (int64_t c = g; c < std::min(columns_, g + GROUP); c += WIDTH) {
                 const FloatV v = load(values + c);

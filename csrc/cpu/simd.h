@@ -85,14 +85,10 @@ template <class T> static inline Lanes lanes(const T* p, int64_t count) {
     return lanes(padded);
 }
 
-static inline double lane_sum(Lanes a) {
-    return ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7]));
-}
+static inline double lane_sum(Lanes a) { return ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7])); }
 
 #if MINERLIB_ISA_LEVEL == 2
-static inline uint32_t lane_bits(LaneMask truth) {
-    return _mm512_movepi64_mask(reinterpret_cast<__m512i>(truth));
-}
+static inline uint32_t lane_bits(LaneMask truth) { return _mm512_movepi64_mask(reinterpret_cast<__m512i>(truth)); }
 #else
 static inline uint32_t lane_bits(LaneMask truth) {
     uint32_t out = 0;

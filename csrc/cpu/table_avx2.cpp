@@ -3,5 +3,5 @@
 
 namespace minerlib {
 const Kernels kernels_avx2 = {avx2::extremes, avx2::window, avx2::count_window, avx2::emit_window,
-                                avx2::sample, avx2::topk, avx2::pairwise};
+                              avx2::sample,   avx2::topk,   avx2::pairwise};
 }  // namespace minerlib

@@ -3,5 +3,5 @@
 
 namespace minerlib {
 const Kernels kernels_generic = {generic::extremes, generic::window, generic::count_window, generic::emit_window,
-                                generic::sample, generic::topk, generic::pairwise};
+                                 generic::sample,   generic::topk,   generic::pairwise};
 }  // namespace minerlib

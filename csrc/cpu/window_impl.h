@@ -49,7 +49,8 @@ template <class T> int64_t choose_negative(AnchorRow<T>& row, int64_t index, Rul
     if (rule == Rule::semi_hard_nearest) return row.nearest_eligible(index, FARTHER);
     const int64_t count = row.find_eligible(index, rule == Rule::semi_hard ? SEMI_HARD : POSITIVE_SCORE);
     if (count == 0) return -1;
-    const uint64_t u = uniform_bits(seed, static_cast<uint64_t>(row.anchor()), static_cast<uint64_t>(row.positive(index)));
+    const uint64_t u =
+        uniform_bits(seed, static_cast<uint64_t>(row.anchor()), static_cast<uint64_t>(row.positive(index)));
     return row.eligible(choose(u, count));
 }
 
@@ -65,7 +66,8 @@ template <class T>
 void window_rows(const Problem& problem, Rule rule, const PairOptions& options, const PairSlots& slots) {
     for_each_anchor<T>(problem, options.margin, [&](AnchorRow<T>& row) {
         const bool empty = row.negatives() == 0;
-        const double hardest = rule == Rule::hard && !empty && row.positives() > 0 ? row.value(row.nearest_negative()) : 0;
+        const double hardest =
+            rule == Rule::hard && !empty && row.positives() > 0 ? row.value(row.nearest_negative()) : 0;
         for_each_pair(row, options.combinations, slots.offsets[row.anchor()], [&](int64_t index, int64_t slot) {
             int64_t negative = -1;
             if (!empty) {

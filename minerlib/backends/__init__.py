@@ -4,7 +4,8 @@ Every module has `reasons_unusable() -> tuple[str, ...]` and one function for ea
 
     extremes(problem, wanted, exact)     -> int64 [4, N]: nearest and farthest positive, nearest and
                                             farthest negative; -1 for none; rows not wanted are unspecified
-    window(problem, rule, request)       -> anchors, positives, negatives, int64 [P]: a slot per pair, -1 for none
+    window(problem, rule, request)       -> anchors, positives, negatives, int64 [P]: a slot per pair,
+                                            negatives -1 for none
     sample(problem, request)             -> the same, one negative a pair drawn by distance
     every_triplet(problem, request)      -> anchors, positives, negatives of all triplets with s > 0
     counts(problem, request)             -> total, hard, semi-hard

@@ -146,9 +146,8 @@ def _call(problem: Problem, exact: bool) -> Any:
 
 
 def _options(request: Request) -> Any:
-    return _kernels().PairOptions(
-        request.margin, request.seed, request.pairs == "combinations", inputs.FALLBACKS.index(request.fallback)
-    )
+    combinations, fallback = request.pairs == "combinations", inputs.FALLBACKS.index(request.fallback)
+    return _kernels().PairOptions(request.margin, request.seed, combinations, fallback)
 
 
 def _fall_back(
