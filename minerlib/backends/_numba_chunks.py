@@ -20,7 +20,7 @@ NEGATIVE, POSITIVE, ITSELF = 0, 1, 2
 PANEL = 128  # columns: the running sums of two anchors are then half of a first-level cache
 ELEMENTS = 1 << 16  # of a thread's rows: half a megabyte, which a second-level cache holds
 LEAST_ROWS = 8  # however long they are, so that a panel is read from memory for eight anchors at once
-LEAST_WORK = 1 << 20  # multiplications that are worth another thread
+LEAST_WORK = 1 << 23  # multiplications, about a millisecond: what makes one more thread worth starting
 
 
 def over_chunks(
