@@ -242,31 +242,30 @@ def test_several_tiles(case: Case, backend: Running) -> None:
     test_case(case, backend)
 
 
+#: name -> kind of data, rows, dimensions: many columns of tiles, and many dimensions to a row of them.
+WIDE = {"3000 rows": ("clusters", 3000, 64), "1031 dimensions": ("last-bit", 400, 1031)}
+
+
 @functools.lru_cache(maxsize=1)
-def _batch_of_3000() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    x = datasets.rows("clusters", 3000, 64, "float32")
-    return x, datasets.labels("eights", 3000), reference.pairwise_distance(x, x, "sqeuclidean")
-
-
-def _pairs_of(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    same = labels[:, None] == labels[None, :]
-    np.fill_diagonal(same, False)
-    return np.nonzero(same)
+def _wide(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    data, rows, dimensions = WIDE[name]
+    x = datasets.rows(data, rows, dimensions, "float32")
+    return x, datasets.labels("eights", rows), reference.pairwise_distance(x, x, "sqeuclidean")
 
 
 @functools.lru_cache(maxsize=4)
-def _mined_from_3000(strategy: str) -> Columns:
+def _mined_by_rows(name: str, strategy: str) -> tuple[float, Columns]:
     """The definitions with whole rows at a time, where the per-pair reference would take minutes."""
-    _, labels, d = _batch_of_3000()
-    margin = 0.2
+    _, labels, d = _wide(name)
     different = labels[:, None] != labels[None, :]
+    same = ~different & ~np.eye(len(d), dtype=bool)
+    margin = 0.2 if name == "3000 rows" else float(np.median(np.abs(d - np.median(d))))
     if strategy == "batch-hard":
-        same = ~different & ~np.eye(len(d), dtype=bool)
         kept = np.flatnonzero(same.any(axis=1))
         farthest = np.argmax(np.where(same, d, -np.inf), axis=1)
         nearest = np.argmin(np.where(different, d, np.inf), axis=1)
-        return kept, farthest[kept], nearest[kept]
-    anchors, positives = _pairs_of(labels)
+        return margin, (kept, farthest[kept], nearest[kept])
+    anchors, positives = np.nonzero(same)
     negatives = np.full(len(anchors), -1)
     for pair, (a, p) in enumerate(zip(anchors, positives, strict=True)):
         s = (d[a, p] - d[a]) + margin
@@ -274,16 +273,19 @@ def _mined_from_3000(strategy: str) -> Columns:
         if len(eligible):
             negatives[pair] = eligible[minerlib.random.choose(SEED, int(a), int(p), len(eligible))]
     kept = negatives >= 0
-    return anchors[kept], positives[kept], negatives[kept]
+    return margin, (anchors[kept], positives[kept], negatives[kept])
 
 
 @on_fast_backends
 @pytest.mark.parametrize("strategy", ["batch-hard", "semi-hard", "random-hard"])
-def test_batch_of_3000(strategy: str, backend: Running) -> None:
-    x, labels, _ = _batch_of_3000()
-    wanted = _mined_from_3000(strategy)
-    assert len(wanted[0]) > 1000
-    found = minerlib.mine(x.astype(np.float32), labels, strategy, seed=SEED, backend=backend.name)
+@pytest.mark.parametrize("name", WIDE)
+def test_many_rows_and_many_dimensions(name: str, strategy: str, backend: Running) -> None:
+    x, labels, _ = _wide(name)
+    margin, wanted = _mined_by_rows(name, strategy)
+    assert len(wanted[0]) >= 390
+    found = minerlib.mine(
+        x.astype(np.float32), labels, strategy, margin=margin, seed=SEED, backend=backend.name
+    )
     assert backend.families() == [FAMILY[strategy]]
     assert_same_triplets(found, wanted, strategy)
 
@@ -291,7 +293,7 @@ def test_batch_of_3000(strategy: str, backend: Running) -> None:
 @on_fast_backends
 @pytest.mark.parametrize("k", [1, 10, 100, 1500])
 def test_search_over_several_tiles(k: int, backend: Running) -> None:
-    x, _, d = _batch_of_3000()
+    x, _, d = _wide("3000 rows")
     queries, database = slice(0, 2000), slice(900, 2900)
     found = minerlib.nearest(
         x[queries].astype(np.float32), x[database].astype(np.float32), k, backend=backend.name
