@@ -1,4 +1,4 @@
-"""The command line: `minerlib info | mine | evaluate | train`, also `python -m minerlib`.
+"""The command line: `minerlib info | mine | evaluate | train | bench`, also `python -m minerlib`.
 
 A user's mistake ends in one line on stderr, `minerlib: error: ...`, and exit code 2, never in a traceback.
 """
@@ -20,6 +20,7 @@ from typing import Any, NoReturn, TextIO
 
 import minerlib
 from minerlib import dispatch, files, inputs
+from minerlib.benchmarks import quick
 from minerlib.strategies import STRATEGIES
 from minerlib.trainers import jtanet_cli
 
@@ -108,6 +109,8 @@ def _parser() -> argparse.ArgumentParser:
     jtanet = trainers.add_parser("jtanet", help="JTANet: an autoencoder with triplet loss")
     jtanet_cli.add_arguments(jtanet)
     jtanet.set_defaults(run=jtanet_cli.run)
+
+    quick.add_arguments(commands.add_parser("bench", help="measure this machine, in less than a minute"))
     return parser
 
 

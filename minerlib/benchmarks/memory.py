@@ -1,0 +1,59 @@
+"""Peak extra memory of one call, measured in a process of its own: `python -m minerlib.benchmarks.memory`.
+
+The call runs once on a small problem first, so that libraries and their threads are there; then the system's
+mark of the peak is reset, and the peak during the one real call is compared with what was held before it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from minerlib.benchmarks import machine, works
+from minerlib.benchmarks.contest import Contest, Spec, pinned
+from minerlib.benchmarks.results import OURS
+
+_STATUS = Path("/proc/self/status")
+
+
+def measure(spec: Spec, name: str, instruction_set: str | None = None) -> float | None:
+    """MB beyond what was held before the call; None where the system does not tell."""
+    if not _STATUS.exists():
+        return None
+    request = json.dumps({"spec": asdict(spec), "name": name, "instruction_set": instruction_set})
+    command = [sys.executable, "-m", "minerlib.benchmarks.memory", request]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(json.loads(answer.stdout.splitlines()[-1])["extra_mb"])
+
+
+def _run(contest: Contest, name: str) -> object:
+    if name == OURS:
+        return contest.ours()
+    return next(contender for contender in contest.others if contender.name == name).run()
+
+
+def _kilobytes(field: str) -> int:
+    lines = _STATUS.read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+def main(request: str) -> None:
+    facts = json.loads(request)
+    spec = Spec(**facts["spec"])
+    machine.use_all_threads()
+    with pinned(facts["instruction_set"]):
+        _run(works.build(works.tiny(spec)), facts["name"])
+        contest = works.build(spec)
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the mark of the peak
+        before = _kilobytes("VmRSS")
+        result = _run(contest, facts["name"])
+        peak = _kilobytes("VmHWM")
+        del result
+    print(json.dumps({"extra_mb": max(0, peak - before) * 1024 / 1e6}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
