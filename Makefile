@@ -24,8 +24,8 @@ demo: $(BUILT) ## train JTANet on real images, every mined batch checked against
 test: $(BUILT) ## run the tests and the examples in the docstrings
 	$(BIN)/python -m pytest -m "not gpu and not bench" -n auto --maxprocesses 4
 
-bench: $(BUILT) $(BENCH) ## measure against the tools people use today
-	$(BIN)/python -m pytest bench --benchmark-only -s
+bench: $(BUILT) $(BENCH) ## measure against the tools people use today (ten minutes on a quiet machine)
+	$(BIN)/python -m pytest bench --benchmark-only --benchmark-quiet -q $(BENCH_OPTIONS)
 
 lint: $(DEVELOP) ## style, types and layout of Python and C++
 	$(BIN)/ruff check .

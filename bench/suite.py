@@ -1,0 +1,164 @@
+"""What is measured, as data: the required table, every operation, and how time grows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from minerlib.benchmarks import machine, peers, works
+from minerlib.benchmarks.contest import Limits, Spec
+from minerlib.benchmarks.results import AheadOfEveryPeer, Faster, MemoryBelow, Requirement, ShareOfGemm
+
+
+@dataclass(frozen=True)
+class Row:
+    """A contest and what it must show."""
+
+    spec: Spec
+    required: tuple[Requirement, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    memory: bool = True  # measured for all who do the whole work, in processes of their own
+    instruction_set: str | None = None  # None: the best there is
+
+
+# ------------------------------------------------------------------ the required table
+
+_JTANET = {"rows": 256, "dims": 512, "classes": 4, "margin": 0.5}
+_N2048 = {"rows": 2048, "dims": 128, "classes": 256}
+_N8192 = {"rows": 8192, "dims": 128, "classes": 1024}
+_N50K = {"rows": 50_000, "dims": 128, "classes": 6250}
+
+
+def _jtanet(strategy: str) -> Row:
+    spec = Spec(f"JTANet batch, {strategy}", "per_pair", {"strategy": strategy, **_JTANET})
+    return Row(spec, (Faster(peers.LOOP, 300),))
+
+
+def _window(strategy: str) -> Row:
+    spec = Spec(f"{strategy}, N=2048", "window", {"strategy": strategy, **_N2048})
+    return Row(spec, (Faster(peers.PML, 200), Faster(works.OWN_BATCH_HARD, 1 / 3)))
+
+
+def _nearest(k: int, times: float) -> Row:
+    options = {"queries": 10_000, "database": 50_000, "dims": 128, "k": k}
+    return Row(Spec(f"nearest {k}, 10K in 50K", "nearest", options), (Faster(peers.FAISS, times),))
+
+
+REQUIRED = (
+    *(_jtanet(strategy) for strategy in ("hard", "random-hard", "semi-hard")),
+    Row(
+        Spec("batch-hard, N=2048", "batch_hard", _N2048),
+        (Faster(peers.PML, 50), Faster(peers.PRODUCT, 1)),
+    ),
+    Row(
+        Spec("batch-hard, N=8192", "batch_hard", _N8192),
+        (Faster(peers.PML, 120), Faster(peers.PRODUCT, 5), MemoryBelow(16)),
+    ),
+    _window("semi-hard"),
+    _window("random-hard"),
+    Row(
+        Spec("distance-weighted, N=2048", "distance_weighted", _N2048),
+        (Faster(peers.PML, 100),),
+    ),
+    _nearest(1, 8),
+    _nearest(10, 6),
+    _nearest(100, 4),
+    Row(Spec("four extremes, 50K x 50K", "four_extremes", _N50K), (Faster(peers.FAISS, 4),)),
+    Row(
+        Spec("duplicates, N=4096", "duplicates", {"rows": 4096, "dims": 128, "classes": 512}),
+        (Faster(works.OWN_DISTINCT, 1 / 25), MemoryBelow(1, beyond=works.OWN_DISTINCT)),
+    ),
+)
+
+#: Where the multiplications decide, the kernels without AMX must reach this share of the float32 product.
+_SHARE = ShareOfGemm(70)
+_BOUND_BY_PRODUCTS = ("batch_hard", "nearest", "four_extremes")
+
+
+def required_rows() -> list[Row]:
+    """The table, with the rows for AMX switched off.
+
+    Where the processor has AMX they are measured again on the best other instruction set; where it has none,
+    every row runs without it anyway and is held to both.
+    """
+    plain = machine.without_amx()
+    if plain is None or plain == machine.instruction_set():
+        return [replace(row, required=(*row.required, *_without_amx(row))) for row in REQUIRED]
+    again = [
+        replace(
+            row,
+            spec=replace(row.spec, title=f"{row.spec.title}, no AMX"),
+            required=_without_amx(row),
+            instruction_set=plain,
+            memory=False,
+        )
+        for row in REQUIRED
+        if _without_amx(row)
+    ]
+    return [*REQUIRED, *again]
+
+
+def _without_amx(row: Row) -> tuple[Requirement, ...]:
+    if row.spec.kind == "duplicates":  # the worst case has a bound of its own
+        return ()
+    ahead = (AheadOfEveryPeer(),) if row.spec.kind != "four_extremes" else ()
+    return (*ahead, _SHARE) if row.spec.kind in _BOUND_BY_PRODUCTS else ahead
+
+
+# ------------------------------------------------------------------ every operation
+
+_DEEPHASH = {"rows": 250, "dims": 128, "classes": 10, "margin": 0.5}
+_SHORT = Limits(seconds=1.5, rounds=9, call_seconds=4)
+
+
+def operations() -> list[Row]:
+    """What the table leaves out."""
+    specs = [
+        *(
+            Spec(f"DeepHash batch, {strategy}", "per_pair", {"strategy": strategy, **_DEEPHASH})
+            for strategy in ("hard", "random-hard", "semi-hard")
+        ),
+        Spec("easy-positive, N=2048", "batch_hard", {**_N2048, "strategy": "easy-positive"}),
+        Spec("hard, N=2048", "window", {"strategy": "hard", **_N2048}),
+        Spec("semi-hard-nearest, N=2048", "window", {"strategy": "semi-hard-nearest", **_N2048}),
+        Spec("all triplets, N=1024", "every", {"rows": 1024, "dims": 128, "classes": 128}),
+        Spec("count of triplets, N=2048", "count", _N2048),
+        Spec("distances, N=2048", "pairwise", {"rows": 2048, "dims": 128}),
+        Spec("distances, N=4096", "pairwise", {"rows": 4096, "dims": 128}),
+    ]
+    return [Row(spec, limits=_SHORT, memory=False) for spec in specs]
+
+
+# ------------------------------------------------------------------ growth
+
+_GROWTH = Limits(seconds=0.7, rounds=7, call_seconds=3)
+
+
+def growth_with_rows() -> list[Row]:
+    """Batch-hard, 8 rows a class: the plot of time against N."""
+    sizes = [256 << step for step in range(9)]
+    return [
+        _grown(f"batch-hard, N={n}", "batch_hard", {"rows": n, "dims": 128, "classes": n // 8}) for n in sizes
+    ]
+
+
+def growth_with_dims() -> list[Row]:
+    """Batch-hard at N = 2048."""
+    dims = (16, 64, 256, 512, 1024)
+    return [_grown(f"batch-hard, N=2048, D={d}", "batch_hard", {**_N2048, "dims": d}) for d in dims]
+
+
+def growth_with_classes() -> list[Row]:
+    """Semi-hard at N = 2048: an anchor with m positives asks m questions of its row."""
+    members = (2, 8, 32, 128)
+    return [
+        _grown(
+            f"semi-hard, N=2048, {m} a class",
+            "window",
+            {"strategy": "semi-hard", **_N2048, "classes": 2048 // m},
+        )
+        for m in members
+    ]
+
+
+def _grown(title: str, kind: str, options: dict[str, object]) -> Row:
+    return Row(Spec(title, kind, options), limits=_GROWTH, memory=False)
