@@ -9,7 +9,7 @@ from minerlib.benchmarks.results import OURS, Outcome
 
 
 def series(outcomes: Sequence[Outcome]) -> dict[str, list[tuple[int, float]]]:
-    """For each contender its (rows, milliseconds), ours first; who was left out at a size has no point there."""
+    """For each contender its (rows, milliseconds), ours first; none where it was left out."""
     found: dict[str, list[tuple[int, float]]] = {OURS: []}
     for outcome in outcomes:
         for timing in outcome.timings:
@@ -29,7 +29,7 @@ def time_against_rows(outcomes: Sequence[Outcome], headline: str, path: Path) ->
     axes.set_xscale("log", base=2)
     axes.set_xlabel("rows N (D = 128, 8 rows a class)")
     axes.set_ylabel("milliseconds, median")
-    axes.set_title(f"batch-hard\n{headline}", fontsize=9)
+    axes.set_title(f"batch-hard\n{headline.splitlines()[0]}", fontsize=9)
     axes.grid(True, which="major", alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=130)

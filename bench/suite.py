@@ -30,7 +30,7 @@ _N50K = {"rows": 50_000, "dims": 128, "classes": 6250}
 
 def _jtanet(strategy: str) -> Row:
     spec = Spec(f"JTANet batch, {strategy}", "per_pair", {"strategy": strategy, **_JTANET})
-    return Row(spec, (Faster(peers.LOOP, 300),))
+    return Row(spec, (Faster(peers.LOOP, 300),), memory=False)
 
 
 def _window(strategy: str) -> Row:

@@ -110,7 +110,7 @@ def eligible(
     margin: float,
     slack: float = 0.0,
 ) -> np.ndarray:  # bool [negatives]
-    """Which negatives the pair may choose; a slack above 0 takes in those near an edge, below 0 drops them."""
+    """Which negatives the pair may choose; slack above 0 takes in those near an edge, below 0 drops them."""
     s = (to_positive - to_negatives) + margin
     if strategy == "semi-hard":
         return (s > -slack) & (s < margin + slack)

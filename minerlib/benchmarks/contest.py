@@ -1,4 +1,4 @@
-"""A contest: one piece of work, our way and others' ways of doing it, checked first and then timed in turn."""
+"""A contest: one piece of work, our way and others' ways to do it, checked first and then timed in turn."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _SETTLE_SECONDS = 0.005  # between turns, so that the last one's waiting threads
 class Contender:
     """Another way to do the work, or a part of it.
 
-    `check(ours, theirs)` raises `Disagreement`. A `peer` does the whole work; a `part` only a step of it, such
-    as the matrix product, and is a mark to beat, not a rival; `own` is minerlib itself at other work. The needs
-    are rough and only decide whether to try.
+    `check(ours, theirs)` raises `Disagreement`. A `peer` does the whole work; a `part` only a step of it,
+    such as the matrix product, and is a mark to beat, not a rival; `own` is minerlib itself at other work.
+    The needs are rough and only decide whether to try.
     """
 
     name: str
@@ -58,10 +58,11 @@ class Spec:
 class Limits:
     """How long to measure."""
 
-    seconds: float = 4.0  # a contender's timed calls, where that leaves `least_rounds`
+    seconds: float = 2.0  # a contender's timed calls, where that leaves `least_rounds`
     rounds: int = 15
     least_rounds: int = 3
     call_seconds: float = 8.0  # a contender that would take longer for one call is left out
+    wall_seconds: float = 40.0  # no further round begins after that: a busy machine, whose figures say little
     gemm_size: int = 2048
 
 
@@ -163,7 +164,10 @@ def _alternate(
     players = [_Turns(call, estimate, limits, limits.rounds) for _, _, call, estimate in estimates]
     gemm = _Turns(product, seconds(product), limits, min(5, limits.rounds))
     rounds = max(player.turns for player in players)
+    start = time.perf_counter()
     for turn in range(rounds):
+        if turn > 0 and time.perf_counter() - start > limits.wall_seconds:
+            break
         for player in (*players, gemm):
             if turn * player.turns % rounds < player.turns:
                 player.take()

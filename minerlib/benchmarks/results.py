@@ -96,7 +96,7 @@ class Faster:
 
     def judge(self, outcome: Outcome) -> Verdict:
         # A ratio below one reads better as "within 3x", and its inverse as what came.
-        needed = f"{_times(self.times)}" if self.times >= 1 else f"within {_times(1 / self.times)}"
+        needed = f"{self.times:g}x" if self.times >= 1 else f"within {1 / self.times:g}x"
         timing = outcome.timing(self.than)
         if timing is None:
             return Verdict(self.than, needed, outcome.skipped.get(self.than, "did not take part"), None)
@@ -177,7 +177,8 @@ def _times(ratio: float) -> str:
 # ------------------------------------------------------------------ the table
 
 HEADER = (
-    "work", "ours ms", "best peer", "its ms", "ratio", "required", "got", "met", "% of GEMM", "Mpairs/s", "extra MB",
+    "work", "ours ms", "best peer", "its ms", "ratio", "required", "got", "met",
+    "% of GEMM", "Mpairs/s", "extra MB",
 )  # fmt: skip
 _LEFT = (0, 2, 5, 7)
 

@@ -26,7 +26,7 @@ def tiny(spec: Spec) -> Spec:
     """The same kind of work at a size that takes no time."""
     most = {"rows": 96, "queries": 32, "database": 200, "dims": 24, "classes": 8, "k": 20}
     small = {name: min(value, most[name]) if name in most else value for name, value in spec.options.items()}
-    return Spec(spec.title, spec.kind, small)
+    return Spec(f"{spec.title} (tiny)", spec.kind, small)
 
 
 def _all_pairs(b: data.Batch) -> int:
