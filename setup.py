@@ -30,8 +30,6 @@ X86_FLAGS = {  # by the last part of a source file's name: window_avx2.cpp -> av
     "avx2": AVX2_FLAGS,
     "avx512": AVX512_FLAGS,
     "avx512bf16": [*AVX512_FLAGS, "-mavx512bf16"],
-    "avx512vpopcnt": [*AVX512_FLAGS, *"-mavx512vpopcntdq -mavx512bitalg -mavx512vbmi".split()],
-    "amx": [*AVX512_FLAGS, *"-mamx-tile -mamx-bf16 -mamx-int8 -mavx512bf16".split()],
 }
 
 

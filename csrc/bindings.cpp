@@ -26,8 +26,8 @@ void expect(bool condition, const char* what) {
 Rows rows(const py::array& array) {
     expect(array.ndim() == 2, "rows must have two axes");
     expect((array.flags() & py::array::c_style) != 0, "rows must be contiguous");
-    const bool wide = array.dtype().is(py::dtype::of<double>());
-    expect(wide || array.dtype().is(py::dtype::of<float>()), "rows must be float32 or float64");
+    const bool wide = py::isinstance<py::array_t<double>>(array);
+    expect(wide || py::isinstance<py::array_t<float>>(array), "rows must be float32 or float64");
     return {array.data(), array.shape(0), array.shape(1), wide};
 }
 

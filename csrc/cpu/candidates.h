@@ -99,8 +99,8 @@ private:
 };
 
 // Offers the columns of two hit masks, bit 0 being column `first`, to an anchor's lists.
-template <class T>
-static inline void offer_hits(const Filter<T>& filter, double half_norm, const float* values, int64_t first,
+template <class T, class Panel>
+static inline void offer_hits(const Filter<T, Panel>& filter, double half_norm, const float* values, int64_t first,
                               uint32_t near_hits, uint32_t far_hits, Shortlist* nearest, Shortlist* farthest) {
     for (; near_hits != 0; near_hits &= near_hits - 1) {
         const int bit = __builtin_ctz(near_hits);
@@ -114,8 +114,8 @@ static inline void offer_hits(const Filter<T>& filter, double half_norm, const f
 
 // Offers the values of columns first .. first + count - 1 to the lists of the nearest and the farthest column
 // (either may be null). NaN values are skipped.
-template <class T>
-void scan_extremes(const Filter<T>& filter, double half_norm, const float* values, int64_t first, int64_t count,
+template <class T, class Panel>
+void scan_extremes(const Filter<T, Panel>& filter, double half_norm, const float* values, int64_t first, int64_t count,
                    Shortlist* nearest, Shortlist* farthest) {
     for (int64_t c = 0, last = 0; c < count; c = last) {
         last = std::min(count, c + GROUP - (first + c) % GROUP);

@@ -10,6 +10,8 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
+#include <type_traits>
 #include <vector>
 
 #include "candidates.h"
@@ -41,22 +43,34 @@ private:
     Shortlist* of_[4];
 };
 
-template <class T> class Extremes {
+template <class T, class Panel> class Extremes {
 public:
-    // Single-label columns are packed class by class, so that an anchor's positives are a range of columns.
-    Extremes(const Problem& problem, unsigned wanted, int64_t* out)
-        : problem_(problem), wanted_(wanted), n_(problem.anchors.rows), m_(problem.columns.rows), out_(out),
-          order_(problem.labels.words == 0 ? problem.labels.members : nullptr), canonical_(problem),
-          filter_(problem, problem.metric == Metric::cosine ? Space::cosine : Space::squared, order_) {}
+    // Single-label columns are packed class by class, so that an anchor's positives are a range of columns; the
+    // columns' order is also that of the anchors where they are the columns. again [count], if given: the only
+    // anchors to decide, by their positions in that order.
+    Extremes(const Problem& problem, unsigned wanted, int64_t* out, const std::vector<int64_t>* again = nullptr)
+        : problem_(problem),
+          wanted_(wanted),
+          m_(problem.columns.rows),
+          out_(out),
+          order_(problem.labels.words == 0 ? problem.labels.members : nullptr),
+          again_(again),
+          n_(again != nullptr ? static_cast<int64_t>(again->size()) : problem.anchors.rows),
+          anchors_(list_anchors()),
+          canonical_(problem),
+          filter_(problem, problem.metric == Metric::cosine ? Space::cosine : Space::squared, order_, anchors_.data()) {}
+
+    // Positions of the anchors that float32 must look at, since this pass left too many candidates.
+    const std::vector<int64_t>& undecided() const { return undecided_; }
 
     void run() {
         if (!filter_.usable) {
-            each_block(1, [&](int64_t anchor, int64_t) {
+            each_block(16, [&](int64_t first, int64_t count) {
                 Buffer<double> row(m_);
                 Positives positives(problem_);
-                whole_row(anchor, wanted_, positives, row.get());
+                for (int64_t i = first; i < first + count; ++i) whole_row(anchor(i), wanted_, positives, row.get());
             });
-        } else if (problem_.own && n_ <= LARGEST_SHARED) {
+        } else if (problem_.own && n_ <= LARGEST_SHARED && again_ == nullptr) {
             run_shared();
         } else {
             each_block(block_rows(n_, problem_.threads, CHUNK), [&](int64_t first, int64_t count) {
@@ -70,6 +84,8 @@ public:
     }
 
 private:
+    static constexpr bool LAST = std::is_same_v<Panel, Float32Panel>;  // beyond this pass only float64 can decide
+
     static constexpr int64_t CHUNK = 2 * GROUP;
     static constexpr int64_t LARGEST_SHARED = 1 << 17;  // beyond, the lists of all anchors would weigh too much
 
@@ -94,6 +110,17 @@ private:
         const float* values;
         int64_t column, begin, end;
     };
+
+    // Anchors are counted in the order of this pass: i-th anchor, its position among the columns (where it is one),
+    // and its index in the problem.
+    int64_t position(int64_t i) const { return again_ != nullptr ? (*again_)[static_cast<size_t>(i)] : i; }
+    int64_t anchor(int64_t i) const { return problem_.own && order_ != nullptr ? order_[position(i)] : position(i); }
+
+    std::vector<int64_t> list_anchors() const {
+        std::vector<int64_t> anchors(static_cast<size_t>(n_));
+        for (int64_t i = 0; i < n_; ++i) anchors[static_cast<size_t>(i)] = anchor(i);
+        return anchors;
+    }
 
     template <class Body> void each_block(int64_t rows, Body body) {
         parallel_for(problem_.threads, ceil_div(n_, rows),
@@ -127,7 +154,7 @@ private:
     }
 
     // Offers the anchors first .. first + count - 1 all columns; where tiles are shared, all columns from
-    // `first` on, and themselves to those behind the block. All positions are the filter's.
+    // `first` on, and themselves to those behind the block.
     void sweep_block(int64_t first, int64_t count, Work& work) {
         const int64_t from = work.shared ? first / TILE_COLUMNS * TILE_COLUMNS : 0;
         const int64_t behind = work.shared ? first + count : m_;
@@ -136,8 +163,8 @@ private:
         const auto consume = [&](int64_t row, int64_t column, int64_t columns, float* values) {
             if (row == 0 && column + columns > behind) set_edges(column, columns, largest, work);
             const int64_t begin = work.shared ? std::clamp<int64_t>(first - column, 0, columns) : 0;
-            const Piece piece = {first + row,
-                                 work.shared ? first + row : row,
+            const Piece piece = {position(first + row),
+ work.shared ? first + row : row,
                                  work.scratch.half_norms[row],
                                  largest,
                                  values,
@@ -262,9 +289,8 @@ private:
         }
     }
 
-    // Decides the lists of one anchor.
-    void finish(int64_t position, int64_t row, const ListTable& table, Work& work) {
-        const int64_t anchor = problem_.own && order_ != nullptr ? order_[position] : position;
+    // Decides the lists of the i-th anchor.
+    void finish(int64_t i, int64_t row, const ListTable& table, Work& work) {
         unsigned overflowed = 0;
         for (int e = 0; e < 4; ++e) {
             Shortlist* list = table.at(e, row);
@@ -272,12 +298,18 @@ private:
             if (list->overflowed()) {
                 overflowed |= 1u << e;
             } else {
-                out_[e * n_ + anchor] = decide(canonical_, anchor, e % 2 == 0 ? 1.0 : -1.0, *list, order_);
+                const double sign = e % 2 == 0 ? 1.0 : -1.0;
+                out_[e * problem_.anchors.rows + anchor(i)] = decide(canonical_, anchor(i), sign, *list, order_);
             }
         }
         if (overflowed == 0) return;
+        if (!LAST) {
+            std::lock_guard<std::mutex> lock(undecided_mutex_);
+            undecided_.push_back(position(i));
+            return;
+        }
         work.row.resize(m_);
-        whole_row(anchor, overflowed, work.positives, work.row.get());
+        whole_row(anchor(i), overflowed, work.positives, work.row.get());
     }
 
     // Decides the given extrema from canonical values of the whole row.
@@ -302,24 +334,39 @@ private:
             }
         }
         for (int e = 0; e < 4; ++e) {
-            if (which >> e & 1) out_[e * n_ + anchor] = best[e].column;
+            if (which >> e & 1) out_[e * problem_.anchors.rows + anchor] = best[e].column;
         }
     }
 
     const Problem& problem_;
     const unsigned wanted_;
-    const int64_t n_, m_;
+    const int64_t m_;
     int64_t* out_;
     const int64_t* order_;
+    const std::vector<int64_t>* again_;
+    const int64_t n_;  // anchors of this pass
+    const std::vector<int64_t> anchors_;
     const Canonical<T> canonical_;
-    const Filter<T> filter_;
+    const Filter<T, Panel> filter_;
+    std::mutex undecided_mutex_;
+    std::vector<int64_t> undecided_;
 };
+
+template <class T> void extremes_rows(const Problem& problem, unsigned wanted, int64_t* out) {
+    if (!problem.exact) {
+        Extremes<T, Float32Panel>(problem, wanted, out).run();
+        return;
+    }
+    Extremes<T, FastPanel> pass(problem, wanted, out);
+    pass.run();
+    if (!pass.undecided().empty()) Extremes<T, Float32Panel>(problem, wanted, out, &pass.undecided()).run();
+}
 
 void extremes(const Problem& problem, unsigned wanted, int64_t* out) {
     if (problem.anchors.wide) {
-        Extremes<double>(problem, wanted, out).run();
+        extremes_rows<double>(problem, wanted, out);
     } else {
-        Extremes<float>(problem, wanted, out).run();
+        extremes_rows<float>(problem, wanted, out);
     }
 }
 

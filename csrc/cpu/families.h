@@ -1,5 +1,5 @@
-// The kernel families of one instruction set, each defined in its <family>_impl.h.
-#pragma once
+// The kernel families of one instruction set, each defined in its <family>_impl.h. Without a guard: a table that
+// borrows from another set includes it for both.
 
 #include "kernels.h"
 

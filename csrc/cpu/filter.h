@@ -12,6 +12,8 @@
 // chunk sums and h_j by (2n + 1) u (H_i + H_j), rounding the rows to float32 moves |a - b|^2 / 2 by at most
 // 4 u (H_i + H_j), and the canonical sum itself errs by (D/8 + 6) 2^-53 of a value of at most 2 (H_i + H_j).
 // The shift (the mean row) keeps H small, where distances are small against the distance from the origin.
+// Panels of bfloat16 (panels.h) add the residuals of their rows, r_i + r_j relative to |a||b|, where r is measured
+// when a row is packed.
 //
 // Padding columns hold v = NaN, which no comparison selects.
 #pragma once
@@ -22,6 +24,7 @@
 #include <type_traits>
 
 #include "memory.h"
+#include "panels.h"
 #include "pool.h"
 #include "problem.h"
 #include "simd.h"
@@ -29,27 +32,29 @@
 namespace minerlib {
 namespace MINERLIB_ISA {
 
-constexpr int64_t DEPTH = 128;  // steps of one running sum before it is added up: bounds the error for any D
 constexpr int64_t GROUP = 256;  // columns that share one bound on H_j
 constexpr int64_t PANELS = 8;   // anchor panels of TILE_ROWS that share a pass over the columns
 
 // What the tiles approximate: squared distances, cosine distances, or squared distances of normalised rows.
 enum class Space { squared, cosine, unit };
 
-static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-template <class T> class Filter {
+template <class T, class Panel = Float32Panel> class Filter {
 public:
-    // order [M], if given, is the order in which columns are packed, and anchors too where they are the columns:
-    // column j of this filter is column order[j] of the problem.
-    Filter(const Problem& problem, Space space, const int64_t* order = nullptr)
-        : dims(problem.anchors.dims), columns(problem.columns.rows), blocks_(ceil_div(columns, TILE_COLUMNS)),
-          x_(static_cast<const T*>(problem.anchors.data)), y_(static_cast<const T*>(problem.columns.data)),
-          column_order_(order), anchor_order_(problem.own ? order : nullptr), normalise_(space != Space::squared) {
+    // order [M], if given, is the order in which columns are packed: column j of this filter is column order[j] of
+    // the problem. anchors, if given, are those to be compared: anchor i of this filter is anchors[i].
+    Filter(const Problem& problem, Space space, const int64_t* order = nullptr, const int64_t* anchors = nullptr)
+        : dims(problem.anchors.dims),
+          columns(problem.columns.rows),
+          blocks_(ceil_div(columns, TILE_COLUMNS)),
+          x_(static_cast<const T*>(problem.anchors.data)),
+          y_(static_cast<const T*>(problem.columns.data)),
+          order_(order),
+          anchors_(anchors),
+          normalise_(space != Space::squared) {
         prepare_center(problem, space);
         if (!usable) return;
         set_bounds(problem, space);
-        pack_columns(problem.threads);
+        pack_columns(problem);
     }
 
     const int64_t dims, columns;
@@ -64,55 +69,33 @@ public:
     double group_half_norm(int64_t group) const { return group_max_[group]; }
     int64_t padded_columns() const { return blocks_ * TILE_COLUMNS; }
 
-    // Packs `rows` anchors from `first` on into panels [ceil(rows / TILE_ROWS)][D][TILE_ROWS].
+    int64_t steps() const { return Panel::steps(dims); }
+
+    // Packs `rows` anchors from `first` on into panels [ceil(rows / TILE_ROWS)][steps][TILE_ROWS].
     void pack_anchors(int64_t first, int64_t rows, float* panels, double* half_norms, Buffer<float>& work) const {
-        work.resize(TILE_ROWS * dims);
+        work.resize(TILE_ROWS * padded_dims());
         for (int64_t p = 0; p * TILE_ROWS < rows; ++p) {
             const int64_t count = std::min<int64_t>(TILE_ROWS, rows - p * TILE_ROWS);
             for (int64_t r = 0; r < count; ++r) {
                 const int64_t row = p * TILE_ROWS + r;
-                const int64_t anchor = anchor_order_ != nullptr ? anchor_order_[first + row] : first + row;
-                half_norms[row] = transform(x_ + anchor * dims, work.get() + r * dims);
+                const int64_t anchor = anchors_ != nullptr ? anchors_[first + row] : first + row;
+                float* converted = work.get() + r * padded_dims();
+                half_norms[row] = transform(x_ + anchor * dims, converted);
+                Panel::convert(converted, dims, 0);
             }
-            interleave<TILE_ROWS>(work.get(), count, panels + p * TILE_ROWS * dims);
+            interleave<TILE_ROWS>(work.get(), padded_dims(), count, steps(), panels + p * TILE_ROWS * steps());
         }
     }
 
-    // v of one anchor panel against the columns first .. first + count - 1 (multiples of TILE_COLUMNS),
-    // out [TILE_ROWS][stride].
+    // v of one anchor panel and one block of TILE_COLUMNS columns, out [TILE_ROWS][stride].
     void panel_values(const float* panel, int64_t block, float* out, int64_t stride) const {
-        const float* b = packed_.get() + block * TILE_COLUMNS * dims;
-        const float* h = half_norms_.get() + block * TILE_COLUMNS;
-        for (int64_t k = 0; k < dims; k += DEPTH) {
-            tile(panel + k * TILE_ROWS, b + k * TILE_COLUMNS, std::min(DEPTH, dims - k), k == 0 ? h : nullptr, out,
-                 stride);
-        }
+        const int64_t column = block * TILE_COLUMNS;
+        Panel::tile(panel, packed_.get() + column * steps(), steps(), half_norms_.get() + column, out, stride);
     }
 
 private:
-    // out = (h or out) - a . b over `depth` dimensions; the accumulators stay in registers.
-    static void tile(const float* a, const float* b, int64_t depth, const float* h, float* out, int64_t stride) {
-        FloatV acc[TILE_ROWS][2] = {};
-        for (int64_t k = 0; k < depth; ++k) {
-            const FloatV b0 = load(b), b1 = load(b + WIDTH);
-#pragma GCC unroll 16
-            for (int i = 0; i < TILE_ROWS; ++i) {
-                const FloatV ai = splat(a[i]);
-                acc[i][0] = multiply_add(ai, b0, acc[i][0]);
-                acc[i][1] = multiply_add(ai, b1, acc[i][1]);
-            }
-            a += TILE_ROWS;
-            b += TILE_COLUMNS;
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < TILE_ROWS; ++i) {
-            float* row = out + i * stride;
-            const float* base = h != nullptr ? h : row;
-            const FloatV v0 = load(base) - acc[i][0], v1 = load(base + WIDTH) - acc[i][1];
-            store(row, v0);
-            store(row + WIDTH, v1);
-        }
-    }
+    // Rows are converted in whole vectors.
+    int64_t padded_dims() const { return ceil_div(dims, 2 * WIDTH) * 2 * WIDTH; }
 
     // row * m - center in float32; returns half the squared norm of the rounded row, or 1/2 in a cosine space
     // that cannot be shifted.
@@ -131,6 +114,7 @@ private:
             out[k] = static_cast<float>(static_cast<double>(row[k]) * m - center_[k]);
             sum += static_cast<double>(out[k]) * static_cast<double>(out[k]);
         }
+        std::fill(out + dims, out + padded_dims(), 0.0f);
         return fixed_norms_ ? 0.5 : 0.5 * (sum + lane_sum(acc));
     }
 
@@ -149,21 +133,6 @@ private:
     double inverse_norm(const T* row) const {
         const double length = norm(row);
         return length > 0 ? 1.0 / length : 0.0;
-    }
-
-    // [count][D] rows to [D][LANES_OUT], zeros in the lanes beyond count.
-    template <int LANES_OUT> void interleave(const float* rows, int64_t count, float* out) const {
-        if (count == LANES_OUT) {
-            for (int64_t k = 0; k < dims; ++k) {
-                for (int lane = 0; lane < LANES_OUT; ++lane) out[k * LANES_OUT + lane] = rows[lane * dims + k];
-            }
-            return;
-        }
-        for (int64_t k = 0; k < dims; ++k) {
-            for (int lane = 0; lane < LANES_OUT; ++lane) {
-                out[k * LANES_OUT + lane] = lane < count ? rows[lane * dims + k] : 0.0f;
-            }
-        }
     }
 
     void prepare_center(const Problem& problem, Space space) {
@@ -201,34 +170,42 @@ private:
         scale_out = space == Space::squared ? 2.0 / (scale_ * scale_) : space == Space::unit ? 2.0 : 1.0;
         if (!problem.exact) return;
         const double u = 0x1p-24, d = static_cast<double>(dims);
-        const double kc = static_cast<double>(std::min(dims, DEPTH)), n = static_cast<double>(ceil_div(dims, DEPTH));
-        relative = (kc + 2 * n + 12) * u * 1.02 + (d / 4 + 16) * 0x1p-53;
+        relative = (Panel::roundings(dims) + 12) * u * 1.02 + (d / 4 + 16) * 0x1p-53;
         absolute = d * 0x1p-118 + (normalise_ ? (d + 64) * 0x1p-53 : 0.0);
     }
 
-    void pack_columns(int threads) {
-        packed_.resize(blocks_ * TILE_COLUMNS * dims);
+    void pack_columns(const Problem& problem) {
+        const int64_t groups = ceil_div(columns, GROUP);
+        packed_.resize(blocks_ * TILE_COLUMNS * steps());
         half_norms_.resize(blocks_ * TILE_COLUMNS);
-        group_max_.resize(ceil_div(columns, GROUP));
-        parallel_for(threads, ceil_div(columns, GROUP), [&](int64_t group) {
-            Buffer<float> work(TILE_COLUMNS * dims);
-            double largest = 0;
+        group_max_.resize(groups);
+        Buffer<double> residuals(groups);
+        parallel_for(problem.threads, groups, [&](int64_t group) {
+            Buffer<float> work(TILE_COLUMNS * padded_dims());
+            double largest = 0, residual = 0;
             const int64_t last = std::min(columns, (group + 1) * GROUP);
             for (int64_t j = group * GROUP; j < last; j += TILE_COLUMNS) {
                 const int64_t count = std::min<int64_t>(TILE_COLUMNS, columns - j);
                 for (int64_t c = 0; c < TILE_COLUMNS; ++c) {
-                    double half = std::numeric_limits<double>::quiet_NaN();
-                    if (c < count) {
-                        const int64_t column = column_order_ != nullptr ? column_order_[j + c] : j + c;
-                        half = transform(y_ + column * dims, work.get() + c * dims);
-                        largest = std::max(largest, half);
-                    }
+                    half_norms_[j + c] = std::numeric_limits<float>::quiet_NaN();
+                    if (c >= count) continue;
+                    const int64_t column = order_ != nullptr ? order_[j + c] : j + c;
+                    float* row = work.get() + c * padded_dims();
+                    const double half = transform(y_ + column * dims, row);
                     half_norms_[j + c] = static_cast<float>(half);
+                    largest = std::max(largest, half);
+                    residual = std::max(residual, Panel::convert(row, dims, std::sqrt(2 * half)));
                 }
-                interleave<TILE_COLUMNS>(work.get(), count, packed_.get() + j * dims);
+                interleave<TILE_COLUMNS>(work.get(), padded_dims(), count, steps(), packed_.get() + j * steps());
             }
             group_max_[group] = largest * (1 + 0x1p-22);  // half_norm() is a rounded float
+            residuals[group] = residual;
         });
+        if (!problem.exact) return;
+        double residual = 0;
+        for (int64_t group = 0; group < groups; ++group) residual = std::max(residual, residuals[group]);
+        const double anchors = problem.own ? residual : Panel::largest_residual(dims);
+        relative += 1.01 * (residual + anchors + residual * anchors);
     }
 
     // Sets `zeros` where a row is zero, and `usable` to false where one is so short that float64 loses it.
@@ -278,12 +255,12 @@ private:
 
     const int64_t blocks_;
     const T *x_, *y_;
-    const int64_t *column_order_, *anchor_order_;
+    const int64_t *order_, *anchors_;
     const bool normalise_;
     bool fixed_norms_ = false;
     double scale_ = 1;
     Buffer<double> center_;     // [D], scaled
-    Buffer<float> packed_;      // [blocks][D][TILE_COLUMNS]
+    Buffer<float> packed_;      // [blocks][steps][TILE_COLUMNS]
     Buffer<float> half_norms_;  // [blocks * TILE_COLUMNS]
     Buffer<double> group_max_;  // [groups]
 };
@@ -303,11 +280,11 @@ struct Scratch {
 // TILE_COLUMNS) on, `chunk` (a multiple of GROUP) at a time, and calls consume(row, column, count, values) for each row
 // and chunk: values[0 .. count) are those of columns column .. column + count - 1, followed by padding up to a multiple
 // of TILE_COLUMNS. The consumer may overwrite them. start(row, H) is called first for each row.
-template <class T, class Start, class Consume>
-void sweep(const Filter<T>& filter, int64_t first, int64_t rows, int64_t from, int64_t chunk, Scratch& scratch,
+template <class T, class Panel, class Start, class Consume>
+void sweep(const Filter<T, Panel>& filter, int64_t first, int64_t rows, int64_t from, int64_t chunk, Scratch& scratch,
            Start start, Consume consume) {
     const int64_t panels = ceil_div(rows, TILE_ROWS);
-    scratch.panels.resize(panels * TILE_ROWS * filter.dims);
+    scratch.panels.resize(panels * TILE_ROWS * filter.steps());
     scratch.half_norms.resize(rows);
     filter.pack_anchors(first, rows, scratch.panels.get(), scratch.half_norms.get(), scratch.work);
     for (int64_t row = 0; row < rows; ++row) start(row, scratch.half_norms[row]);
@@ -318,7 +295,7 @@ void sweep(const Filter<T>& filter, int64_t first, int64_t rows, int64_t from, i
         count = std::min(chunk - column % chunk, filter.columns - column);
         for (int64_t c = 0; c < count; c += TILE_COLUMNS) {
             for (int64_t p = 0; p < panels; ++p) {  // the columns' panel stays in the first-level cache
-                filter.panel_values(scratch.panels.get() + p * TILE_ROWS * filter.dims, (column + c) / TILE_COLUMNS,
+                filter.panel_values(scratch.panels.get() + p * TILE_ROWS * filter.steps(), (column + c) / TILE_COLUMNS,
                                     scratch.values.get() + p * TILE_ROWS * stride + c, stride);
             }
         }

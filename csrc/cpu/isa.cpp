@@ -23,6 +23,7 @@ std::vector<Entry> entries() {
                         __builtin_cpu_supports("avx512cd");
     all.push_back({"avx2", &kernels_avx2, avx2});
     all.push_back({"avx512", &kernels_avx512, avx512});
+    all.push_back({"avx512bf16", &kernels_avx512bf16, avx512 && __builtin_cpu_supports("avx512bf16")});
 #endif
     return all;
 }

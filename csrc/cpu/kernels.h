@@ -24,6 +24,7 @@ extern const Kernels kernels_generic;
 #if MINERLIB_X86
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
+extern const Kernels kernels_avx512bf16;
 #endif
 
 }  // namespace minerlib

@@ -1,5 +1,5 @@
-// Vectors of one instruction set. Every file <family>_<isa>.cpp defines MINERLIB_ISA (generic, avx2 or avx512),
-// its number MINERLIB_ISA_LEVEL, and is compiled with the flags of that set; all code that depends on it lives
+// Vectors of one instruction set. Every file <family>_<isa>.cpp defines MINERLIB_ISA (generic, avx2, avx512 or
+// avx512bf16), its number MINERLIB_ISA_LEVEL, and is compiled with the flags of that set; all code that depends on it lives
 // in the namespace of the same name.
 //
 // Arithmetic, comparisons and conversions are the compiler's vector extensions; intrinsics are left for what
@@ -16,11 +16,14 @@
 
 // Vectors wider than the registers are passed between inlined functions only, so their ABI does not matter.
 #pragma GCC diagnostic ignored "-Wpsabi"
+// GCC's own AVX-512 headers read variables that they leave undefined on purpose (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 
 namespace minerlib {
 namespace MINERLIB_ISA {
 
-#if MINERLIB_ISA_LEVEL == 2
+#if MINERLIB_ISA_LEVEL >= 2
 constexpr int WIDTH = 16;      // floats in a vector
 constexpr int TILE_ROWS = 14;  // 14 x 2 accumulators, two columns, one broadcast from memory: 30 of 32 registers
 #elif MINERLIB_ISA_LEVEL == 1
@@ -40,7 +43,7 @@ static inline FloatV load(const float* p) { return *reinterpret_cast<const Float
 static inline void store(float* p, FloatV v) { *reinterpret_cast<FloatV*>(p) = v; }
 static inline FloatV splat(float x) { return x - FloatV{}; }
 
-#if MINERLIB_ISA_LEVEL == 2
+#if MINERLIB_ISA_LEVEL >= 2
 static inline FloatV multiply_add(FloatV a, FloatV b, FloatV c) { return _mm512_fmadd_ps(a, b, c); }
 static inline uint32_t mask_le(FloatV a, FloatV b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
 static inline uint32_t mask_ge(FloatV a, FloatV b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
@@ -87,7 +90,7 @@ template <class T> static inline Lanes lanes(const T* p, int64_t count) {
 
 static inline double lane_sum(Lanes a) { return ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7])); }
 
-#if MINERLIB_ISA_LEVEL == 2
+#if MINERLIB_ISA_LEVEL >= 2
 static inline uint32_t lane_bits(LaneMask truth) { return _mm512_movepi64_mask(reinterpret_cast<__m512i>(truth)); }
 #else
 static inline uint32_t lane_bits(LaneMask truth) {

@@ -16,8 +16,8 @@ namespace minerlib {
 namespace MINERLIB_ISA {
 
 struct Candidate {
-    double value, error;  // v and the bound on its error, until float64 replaces the value
-    int64_t column;
+    float lower, upper;  // bounds on its value
+    int32_t column;
 };
 
 // The columns that may be among the k nearest of one anchor.
@@ -26,43 +26,61 @@ public:
     void reset(int64_t k) {
         k_ = k;
         limit_ = 2 * k + 64;
-        bound_ = std::numeric_limits<double>::infinity();
+        bound_ = std::numeric_limits<float>::infinity();
         candidates_.clear();
     }
 
-    double bound() const { return bound_; }
-    std::vector<Candidate>& candidates() { return candidates_; }
+    double bound() const { return static_cast<double>(bound_); }
+    const std::vector<Candidate>& candidates() const { return candidates_; }
+
+    // More near-ties than are worth keeping: the whole row is decided in float64.
+    bool overflowed() const { return limit_ < 0; }
 
     void offer(double value, double error, int64_t column) {
-        if (value - error > bound_) return;
-        candidates_.push_back({value, error, column});
-        if (static_cast<int64_t>(candidates_.size()) < limit_) return;
+        const float lower = round_down(value - error);
+        if (lower > bound_) return;
+        candidates_.push_back({lower, round_up(value + error), static_cast<int32_t>(column)});
+        const int64_t size = static_cast<int64_t>(candidates_.size());
+        if (size < limit_) return;
         prune();
-        // Near-ties that cannot be told apart may stay: room for them keeps pruning rare.
-        limit_ = std::max(limit_, 2 * static_cast<int64_t>(candidates_.size()));
+        limit_ = std::max(limit_, 2 * static_cast<int64_t>(candidates_.size()));  // keeps pruning rare
+        if (limit_ > 16 * k_ + 4096) {
+            std::vector<Candidate>().swap(candidates_);
+            bound_ = -std::numeric_limits<float>::infinity();
+            limit_ = -1;
+        }
     }
 
     // Lowers the bound to the k-th least upper bound and drops what lies beyond.
     void prune() {
         if (static_cast<int64_t>(candidates_.size()) > k_) {
             const auto kth = candidates_.begin() + (k_ - 1);
-            std::nth_element(candidates_.begin(), kth, candidates_.end(), [](const Candidate& a, const Candidate& b) {
-                return a.value + a.error < b.value + b.error;
-            });
-            bound_ = std::min(bound_, kth->value + kth->error);
+            std::nth_element(candidates_.begin(), kth, candidates_.end(),
+                             [](const Candidate& a, const Candidate& b) { return a.upper < b.upper; });
+            bound_ = std::min(bound_, kth->upper);
         }
         candidates_.erase(std::remove_if(candidates_.begin(), candidates_.end(),
-                                         [&](const Candidate& c) { return c.value - c.error > bound_; }),
+                                         [&](const Candidate& c) { return c.lower > bound_; }),
                           candidates_.end());
     }
 
 private:
     int64_t k_ = 0, limit_ = 0;
-    double bound_ = 0;
+    float bound_ = 0;
     std::vector<Candidate> candidates_;
 };
 
-template <class T> class TopK {
+// A column and its canonical selection value.
+struct Ranked {
+    double value;
+    int64_t column;
+
+    bool operator<(const Ranked& other) const {
+        return value < other.value || (value == other.value && column < other.column);
+    }
+};
+
+template <class T, class Panel> class TopK {
 public:
     TopK(const Problem& problem, int64_t k, double* distances, int64_t* indices)
         : problem_(problem), k_(k), distances_(distances), indices_(indices), canonical_(problem),
@@ -76,11 +94,17 @@ public:
         parallel_for(problem_.threads, ceil_div(n, rows), [&](int64_t b) {
             const int64_t first = b * rows, count = std::min(rows, n - first);
             std::vector<CandidatePool> pools(static_cast<size_t>(count));
+            std::vector<Ranked> ranked;
             if (filtered) sweep_rows(first, count, pools);
             for (int64_t row = 0; row < count; ++row) {
-                std::vector<Candidate>& candidates = pools[static_cast<size_t>(row)].candidates();
-                if (!filtered) take_all(candidates);
-                finish(first + row, candidates);
+                const CandidatePool& pool = pools[static_cast<size_t>(row)];
+                ranked.clear();
+                if (!filtered || pool.overflowed()) {
+                    for (int64_t j = 0; j < problem_.columns.rows; ++j) ranked.push_back({0, j});
+                } else {
+                    for (const Candidate& candidate : pool.candidates()) ranked.push_back({0, candidate.column});
+                }
+                finish(first + row, ranked);
             }
         });
     }
@@ -99,7 +123,9 @@ private:
             scan(pools[static_cast<size_t>(row)], half_norms[row], values, column, columns);
         };
         sweep(filter_, first, count, 0, CHUNK, scratch, start, consume);
-        for (CandidatePool& pool : pools) pool.prune();
+        for (CandidatePool& pool : pools) {
+            if (!pool.overflowed()) pool.prune();
+        }
     }
 
     void scan(CandidatePool& pool, double half_norm, const float* values, int64_t first, int64_t count) const {
@@ -119,28 +145,20 @@ private:
         }
     }
 
-    void take_all(std::vector<Candidate>& candidates) const {
-        candidates.resize(static_cast<size_t>(problem_.columns.rows));
-        for (size_t j = 0; j < candidates.size(); ++j) candidates[j] = {0, 0, static_cast<int64_t>(j)};
-    }
-
-    // Replaces the candidates' values by canonical ones and writes the first k in order.
-    void finish(int64_t anchor, std::vector<Candidate>& candidates) {
+    // Sorts candidates by canonical values and writes the first k.
+    void finish(int64_t anchor, std::vector<Ranked>& ranked) {
         size_t c = 0;
-        for (; c + 4 <= candidates.size(); c += 4) {
+        for (; c + 4 <= ranked.size(); c += 4) {
             int64_t columns[4];
             double values[4];
-            for (size_t i = 0; i < 4; ++i) columns[i] = candidates[c + i].column;
+            for (size_t i = 0; i < 4; ++i) columns[i] = ranked[c + i].column;
             canonical_.template selections<4>(anchor, columns, values);
-            for (size_t i = 0; i < 4; ++i) candidates[c + i].value = values[i];
+            for (size_t i = 0; i < 4; ++i) ranked[c + i].value = values[i];
         }
-        for (; c < candidates.size(); ++c) candidates[c].value = canonical_.selection(anchor, candidates[c].column);
-        std::partial_sort(candidates.begin(), candidates.begin() + k_, candidates.end(),
-                          [](const Candidate& a, const Candidate& b) {
-                              return a.value < b.value || (a.value == b.value && a.column < b.column);
-                          });
+        for (; c < ranked.size(); ++c) ranked[c].value = canonical_.selection(anchor, ranked[c].column);
+        std::partial_sort(ranked.begin(), ranked.begin() + k_, ranked.end());
         for (int64_t rank = 0; rank < k_; ++rank) {
-            const Candidate& found = candidates[static_cast<size_t>(rank)];
+            const Ranked& found = ranked[static_cast<size_t>(rank)];
             distances_[anchor * k_ + rank] = canonical_.value(found.value);
             indices_[anchor * k_ + rank] = found.column;
         }
@@ -151,14 +169,23 @@ private:
     double* distances_;
     int64_t* indices_;
     const Canonical<T> canonical_;
-    const Filter<T> filter_;
+    const Filter<T, Panel> filter_;
 };
+
+template <class T>
+void topk_rows(const Problem& problem, int64_t k, double* distances, int64_t* indices) {
+    if (problem.exact) {
+        TopK<T, FastPanel>(problem, k, distances, indices).run();
+    } else {
+        TopK<T, Float32Panel>(problem, k, distances, indices).run();
+    }
+}
 
 void topk(const Problem& problem, int64_t k, double* distances, int64_t* indices) {
     if (problem.anchors.wide) {
-        TopK<double>(problem, k, distances, indices).run();
+        topk_rows<double>(problem, k, distances, indices);
     } else {
-        TopK<float>(problem, k, distances, indices).run();
+        topk_rows<float>(problem, k, distances, indices);
     }
 }
 

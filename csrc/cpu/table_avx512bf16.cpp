@@ -1,0 +1,11 @@
+#define MINERLIB_ISA avx512
+#include "families.h"
+#undef MINERLIB_ISA
+#define MINERLIB_ISA avx512bf16
+#include "families.h"
+
+namespace minerlib {
+// Families that want float32's accuracy are those of avx512.
+const Kernels kernels_avx512bf16 = {avx512bf16::extremes, avx512::window,   avx512::count_window, avx512::emit_window,
+                                    avx512::sample,       avx512bf16::topk, avx512::pairwise};
+}  // namespace minerlib
