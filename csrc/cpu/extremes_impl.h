@@ -49,16 +49,12 @@ public:
     // columns' order is also that of the anchors where they are the columns. again [count], if given: the only
     // anchors to decide, by their positions in that order.
     Extremes(const Problem& problem, unsigned wanted, int64_t* out, const std::vector<int64_t>* again = nullptr)
-        : problem_(problem),
-          wanted_(wanted),
-          m_(problem.columns.rows),
-          out_(out),
-          order_(problem.labels.words == 0 ? problem.labels.members : nullptr),
-          again_(again),
-          n_(again != nullptr ? static_cast<int64_t>(again->size()) : problem.anchors.rows),
-          anchors_(list_anchors()),
+        : problem_(problem), wanted_(wanted), m_(problem.columns.rows), out_(out),
+          order_(problem.labels.words == 0 ? problem.labels.members : nullptr), again_(again),
+          n_(again != nullptr ? static_cast<int64_t>(again->size()) : problem.anchors.rows), anchors_(list_anchors()),
           canonical_(problem),
-          filter_(problem, problem.metric == Metric::cosine ? Space::cosine : Space::squared, order_, anchors_.data()) {}
+          filter_(problem, problem.metric == Metric::cosine ? Space::cosine : Space::squared, order_, anchors_.data()) {
+    }
 
     // Positions of the anchors that float32 must look at, since this pass left too many candidates.
     const std::vector<int64_t>& undecided() const { return undecided_; }
@@ -164,7 +160,7 @@ private:
             if (row == 0 && column + columns > behind) set_edges(column, columns, largest, work);
             const int64_t begin = work.shared ? std::clamp<int64_t>(first - column, 0, columns) : 0;
             const Piece piece = {position(first + row),
- work.shared ? first + row : row,
+                                 work.shared ? first + row : row,
                                  work.scratch.half_norms[row],
                                  largest,
                                  values,

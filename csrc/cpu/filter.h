@@ -43,14 +43,9 @@ public:
     // order [M], if given, is the order in which columns are packed: column j of this filter is column order[j] of
     // the problem. anchors, if given, are those to be compared: anchor i of this filter is anchors[i].
     Filter(const Problem& problem, Space space, const int64_t* order = nullptr, const int64_t* anchors = nullptr)
-        : dims(problem.anchors.dims),
-          columns(problem.columns.rows),
-          blocks_(ceil_div(columns, TILE_COLUMNS)),
-          x_(static_cast<const T*>(problem.anchors.data)),
-          y_(static_cast<const T*>(problem.columns.data)),
-          order_(order),
-          anchors_(anchors),
-          normalise_(space != Space::squared) {
+        : dims(problem.anchors.dims), columns(problem.columns.rows), blocks_(ceil_div(columns, TILE_COLUMNS)),
+          x_(static_cast<const T*>(problem.anchors.data)), y_(static_cast<const T*>(problem.columns.data)),
+          order_(order), anchors_(anchors), normalise_(space != Space::squared) {
         prepare_center(problem, space);
         if (!usable) return;
         set_bounds(problem, space);

@@ -49,7 +49,8 @@ struct Float32Panel {
 
     static void tile(const float* a, const float* b, int64_t steps, const float* h, float* out, int64_t stride) {
         for (int64_t k = 0; k < steps; k += DEPTH) {
-            tile_part(a + k * TILE_ROWS, b + k * TILE_COLUMNS, std::min(DEPTH, steps - k), k == 0 ? h : nullptr, out, stride);
+            tile_part(a + k * TILE_ROWS, b + k * TILE_COLUMNS, std::min(DEPTH, steps - k), k == 0 ? h : nullptr, out,
+                      stride);
         }
     }
 
