@@ -86,8 +86,15 @@ def _native_order(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _from_dlpack(name: str, value: Any) -> tuple[np.ndarray, Origin]:
+    torch = sys.modules.get("torch")
     try:
         array = np.from_dlpack(value)
+    except BufferError:  # a type that NumPy lacks, bfloat16 above all
+        if torch is None:
+            raise TypeError(
+                f"{name}: NumPy cannot hold this DLPack array, and torch is not imported"
+            ) from None
+        array = _from_torch(name, torch.from_dlpack(value), torch)
     except Exception as error:  # the exporter is foreign code, which may raise anything
         raise TypeError(
             f"{name}: expected an array that DLPack can hand over on the host, "

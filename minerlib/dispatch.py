@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -125,5 +126,9 @@ def explain(operation: str, *arguments: Any, **options: Any) -> Explanation:
     if arguments or options:
         backend = options.pop("backend", "auto")
         inputs.one_of("backend", backend, NAMES)
+        try:
+            inspect.signature(checks[operation]).bind(*arguments, **options)
+        except TypeError as error:
+            raise TypeError(f"explain: {operation} {error}") from None
         checks[operation](*arguments, **options)
     return Explanation(operation, {backend.name: backend.reasons_unusable() for backend in BACKENDS})

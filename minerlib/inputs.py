@@ -145,7 +145,7 @@ def finite_non_negative(name: str, value: Any) -> float:
 
 def integer(name: str, value: Any, low: int, high: int) -> int:
     """`value` as an int within low..high."""
-    if isinstance(value, (bool, np.bool_)):
+    if isinstance(value, (bool, np.bool_)) or str(getattr(value, "dtype", "")).endswith("bool"):
         raise TypeError(f"{name}: expected an integer, got bool")
     try:
         number = operator.index(value)
@@ -199,22 +199,27 @@ def batched_rows(name: str, value: Any) -> tuple[np.ndarray, Origin]:
         raise ValueError(
             f"{name}: expected shape [rows, dimensions] or [batch, rows, dimensions], got {list(array.shape)}"
         )
-    flat = _checked(name, array.reshape(math.prod(array.shape[:-1]), array.shape[-1]))
+    batch = array.shape[-2] if array.ndim == 3 else None
+    flat = _checked(name, array.reshape(math.prod(array.shape[:-1]), array.shape[-1]), batch)
     return flat.reshape(array.shape), origin
 
 
-def _checked(name: str, array: np.ndarray) -> np.ndarray:
+def _checked(name: str, array: np.ndarray, batch: int | None = None) -> np.ndarray:
     if array.dtype.kind != "f" or array.dtype.itemsize not in (4, 8):
         raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {array.dtype}")
     if array.shape[1] == 0:
         raise ValueError(f"{name}: expected at least one dimension, got shape {list(array.shape)}")
     array = np.ascontiguousarray(array, dtype=array.dtype.type)  # kernels ask for NumPy's own dtype objects
-    _check_values(name, array)
+    _check_values(name, array, batch)
     return array
 
 
-def _check_values(name: str, array: np.ndarray) -> None:
-    """Every row is finite and small enough to be squared in float64."""
+def _check_values(name: str, array: np.ndarray, batch: int | None) -> None:
+    """Every row is finite and small enough to be squared in float64. batch: the rows of one batch, if batched."""
+
+    def place(row: int) -> str:
+        return f"row {row}" if batch is None else f"batch {row // batch}, row {row % batch}"
+
     for first, block in _blocks(array):
         # A finite sum proves the block finite for the price of one addition a value.
         with np.errstate(over="ignore", invalid="ignore"):
@@ -225,7 +230,7 @@ def _check_values(name: str, array: np.ndarray) -> None:
         bad = ~np.isfinite(block).all(axis=1)
         if bad.any():
             raise ValueError(
-                f"{name}: expected finite values, row {first + int(bad.argmax())} holds NaN or infinity"
+                f"{name}: expected finite values, {place(first + int(bad.argmax()))} holds NaN or infinity"
             )
         if array.dtype == np.float32:
             continue
@@ -233,7 +238,7 @@ def _check_values(name: str, array: np.ndarray) -> None:
         if large.any():
             raise ValueError(
                 f"{name}: expected values within ±{LARGEST_VALUE:g}, whose squares float64 can hold; "
-                f"row {first + int(large.argmax())} holds larger ones"
+                f"{place(first + int(large.argmax()))} holds larger ones"
             )
 
 
