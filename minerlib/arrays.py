@@ -86,20 +86,28 @@ def _native_order(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _from_dlpack(name: str, value: Any) -> tuple[np.ndarray, Origin]:
-    torch = sys.modules.get("torch")
+    # The exporter is foreign code, which may raise anything.
     try:
         array = np.from_dlpack(value)
-    except BufferError:  # a type that NumPy lacks, bfloat16 above all
-        if torch is None:
+    except Exception as error:
+        tensor = _torch_from_dlpack(value)
+        if tensor is None:
             raise TypeError(
-                f"{name}: NumPy cannot hold this DLPack array, and torch is not imported"
-            ) from None
-        array = _from_torch(name, torch.from_dlpack(value), torch)
-    except Exception as error:  # the exporter is foreign code, which may raise anything
-        raise TypeError(
-            f"{name}: expected an array that DLPack can hand over on the host, "
-            f"got {type(value).__name__} ({error})"
-        ) from error
+                f"{name}: expected an array that DLPack can hand over on the host, "
+                f"got {type(value).__name__} ({error})"
+            ) from error
+        array = _from_torch(name, tensor, sys.modules["torch"])
     namespace = getattr(value, "__array_namespace__", None)
     back = getattr(namespace(), "from_dlpack", None) if callable(namespace) else None
     return _native_order(name, array), Origin("dlpack", from_dlpack=back)
+
+
+def _torch_from_dlpack(value: Any) -> Any:
+    """torch holds types that NumPy lacks, bfloat16 above all. None where torch cannot read it either."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return None
+    try:
+        return torch.from_dlpack(value)
+    except Exception:
+        return None

@@ -215,7 +215,7 @@ def _checked(name: str, array: np.ndarray, batch: int | None = None) -> np.ndarr
 
 
 def _check_values(name: str, array: np.ndarray, batch: int | None) -> None:
-    """Every row is finite and small enough to be squared in float64. batch: the rows of one batch, if batched."""
+    """Every row is finite and small enough to be squared. batch: the rows of one batch, if batched."""
 
     def place(row: int) -> str:
         return f"row {row}" if batch is None else f"batch {row // batch}, row {row % batch}"

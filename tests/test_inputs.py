@@ -401,3 +401,31 @@ def test_searches_without_queries(metric: str, backend: Running) -> None:
     assert found.distances.dtype == np.float64
     for x, y, shape in ((X[:0], X, (0, 6)), (X, X[:0], (6, 0)), (X[None][:0], X[None][:0], (0, 6, 6))):
         assert minerlib.pairwise_distance(x, y, metric=metric, backend=backend.name).shape == shape
+
+
+def test_dlpack_holds_types_that_numpy_lacks() -> None:
+    class Exporter:
+        def __init__(self, tensor: torch.Tensor) -> None:
+            self.tensor = tensor
+
+        def __dlpack__(self, **options: object) -> object:
+            return self.tensor.__dlpack__(**options)
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return self.tensor.__dlpack_device__()
+
+    rows, labels = (
+        torch.randn(20, 4, generator=torch.Generator().manual_seed(0)).bfloat16(),
+        torch.arange(20) % 3,
+    )
+    found = minerlib.mine(Exporter(rows), labels.numpy(), "hard", backend="reference")
+    expected = minerlib.mine(rows, labels, "hard", backend="reference")
+    assert isinstance(found.negatives, np.ndarray)
+    assert found.negatives.tolist() == expected.negatives.tolist()
+
+
+def test_a_bad_row_of_a_batch_is_named_with_its_batch() -> None:
+    rows = np.ones((3, 2, 4))
+    rows[2, 1, 0] = np.inf
+    with pytest.raises(ValueError, match="x: expected finite values, batch 2, row 1 "):
+        minerlib.pairwise_distance(rows)
