@@ -317,15 +317,19 @@ def test_every_work_of_the_suite_can_be_built_and_is_named_once() -> None:
     assert {row.spec.kind for row in rows} == set(works.KINDS)
     for group in (suite.required_rows(), suite.operations(), suite.growth_with_rows()):
         assert len({row.spec.title for row in group}) == len(group)
-    smallest = {row.spec.kind: works.tiny(row.spec) for row in rows}
-    for spec in smallest.values():
+    for spec in {row.spec.kind: works.tiny(row.spec) for row in rows}.values():
         work = works.build(spec)
         work.judge(work.ours())
-        names = [OURS, *(contender.name for contender in work.others)]
-        for row in rows:
-            if row.spec.kind == spec.kind:
-                named = [requirement.than for requirement in row.required if isinstance(requirement, Faster)]
-                assert all(any(name.startswith(start) for name in names) for start in named)
+
+
+@pytest.mark.parametrize("row", suite.required_rows(), ids=lambda row: row.spec.title)
+def test_what_is_required_names_contenders_that_there_are(row: suite.Row) -> None:
+    names = [contender.name for contender in works.build(works.tiny(row.spec)).others]
+    for requirement in row.required:
+        if isinstance(requirement, Faster):
+            assert any(name.startswith(requirement.than) for name in names)
+        if isinstance(requirement, MemoryBelow) and requirement.beyond is not None:
+            assert requirement.beyond in names
 
 
 def test_memory_of_a_call_is_measured_beyond_its_data() -> None:
