@@ -8,6 +8,6 @@ from bench import suite
 
 
 @pytest.mark.bench
-@pytest.mark.parametrize("row", suite.operations(), ids=lambda row: row.spec.title)
+@pytest.mark.parametrize("row", suite.operations(), ids=suite.name)
 def test_operation(row: suite.Row, hold) -> None:
     hold("operations", row)

@@ -8,6 +8,6 @@ from bench import suite
 
 
 @pytest.mark.bench
-@pytest.mark.parametrize("row", suite.required_rows(), ids=lambda row: row.spec.title)
+@pytest.mark.parametrize("row", suite.required_rows(), ids=suite.name)
 def test_required(row: suite.Row, hold) -> None:
     hold("required", row)

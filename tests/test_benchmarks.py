@@ -322,7 +322,7 @@ def test_every_work_of_the_suite_can_be_built_and_is_named_once() -> None:
         work.judge(work.ours())
 
 
-@pytest.mark.parametrize("row", suite.required_rows(), ids=lambda row: row.spec.title)
+@pytest.mark.parametrize("row", suite.required_rows(), ids=suite.name)
 def test_what_is_required_names_contenders_that_there_are(row: suite.Row) -> None:
     names = [contender.name for contender in works.build(works.tiny(row.spec)).others]
     for requirement in row.required:
