@@ -26,8 +26,9 @@ struct Eligible {
 template <class T> class AnchorRow {
 public:
     AnchorRow(const Problem& problem, const Canonical<T>& canonical, const Filter<T>& filter, double margin)
-        : problem_(problem), canonical_(canonical), filter_(filter), margin_(margin), columns_(problem.columns.rows),
-          positives_(problem), bits_(ceil_div(columns_, 64)) {}
+        : problem_(problem), canonical_(canonical), filter_(filter), margin_(margin),
+          inverse_scale_(1.0 / filter.scale_out), columns_(problem.columns.rows), positives_(problem),
+          bits_(ceil_div(columns_, 64)) {}
 
     // Turns to another anchor. values [M + padding] are its float32 values, which are overwritten; null where
     // there are none.
@@ -148,8 +149,8 @@ private:
     Interval value_interval(double low, double high) const {
         if (problem_.metric != Metric::cosine) low = std::max(low, 0.0);
         if (problem_.metric == Metric::euclidean) low *= low, high *= high;
-        low /= filter_.scale_out;
-        high /= filter_.scale_out;
+        low *= inverse_scale_;  // exact: a power of two
+        high *= inverse_scale_;
         return {low - half_norm_ - SLOP * (std::fabs(low) + half_norm_),
                 high - half_norm_ + SLOP * (std::fabs(high) + half_norm_)};
     }
@@ -157,26 +158,39 @@ private:
     int64_t find_filtered(int64_t index, Eligible rule) {
         const Interval dp = pair_interval(index);
         const double slack = SLOP * (std::fabs(dp.high) + margin_);
-        const double infinity = std::numeric_limits<double>::infinity();
-        Interval far_edge = {infinity, infinity}, near_edge = {-infinity, -infinity};
+        Interval far_edge = {}, near_edge = {};
         if (rule.positive_score) far_edge = value_interval(dp.low + margin_ - slack, dp.high + margin_ + slack);
         if (rule.below_margin || rule.farther) near_edge = value_interval(dp.low - slack, dp.high + slack);
+        if (!rule.positive_score) return find_between<true, false>(index, rule, near_edge, far_edge);
+        if (!rule.below_margin) return find_between<false, true>(index, rule, near_edge, far_edge);
+        return find_between<true, true>(index, rule, near_edge, far_edge);
+    }
 
+    // Columns surely between the edges are taken, those surely outside are not, float64 decides the others.
+    template <bool NEAR, bool FAR>
+    int64_t find_between(int64_t index, Eligible rule, Interval near_edge, Interval far_edge) {
         double positive_distance = std::numeric_limits<double>::quiet_NaN();
         int64_t found = 0;
         for (int64_t g = 0; g < columns_; g += GROUP) {
             const double error = filter_.error(half_norm_, filter_.group_half_norm(g / GROUP));
-            const FloatV far_in = splat(round_down(far_edge.low - error)),
-                         far_out = splat(round_up(far_edge.high + error));
-            const FloatV near_in = splat(round_up(near_edge.high + error)),
-                         near_out = splat(round_down(near_edge.low - error));
+            const FloatV far_in = splat(round_down(far_edge.low - error));
+            const FloatV far_out = splat(round_up(far_edge.high + error));
+            const FloatV near_in = splat(round_up(near_edge.high + error));
+            const FloatV near_out = splat(round_down(near_edge.low - error));
             const int64_t last = std::min(columns_, g + GROUP);
             for (int64_t w = g; w < last; w += 64) {
                 uint64_t inside = 0, possible = 0;
-                for (int64_t c = w; c < std::min(last, w + 64); c += WIDTH) {
-                    const FloatV v = load(values_ + c);
-                    inside |= uint64_t{mask_lt(v, far_in) & mask_gt(v, near_in)} << (c - w);
-                    possible |= uint64_t{mask_le(v, far_out) & mask_ge(v, near_out)} << (c - w);
+                for (int c = 0; c < 64; c += WIDTH) {  // past the last column lies padding of the buffer
+                    const FloatV v = load(values_ + w + c);
+                    uint32_t in = ~0u >> (32 - WIDTH), out = in;
+                    if (FAR) in &= mask_lt(v, far_in), out &= mask_le(v, far_out);
+                    if (NEAR) in &= mask_gt(v, near_in), out &= mask_ge(v, near_out);
+                    inside |= uint64_t{in} << c;
+                    possible |= uint64_t{out} << c;
+                }
+                if (last - w < 64) {
+                    inside &= (uint64_t{1} << (last - w)) - 1;
+                    possible &= (uint64_t{1} << (last - w)) - 1;
                 }
                 for (uint64_t asked = possible & ~inside; asked != 0; asked &= asked - 1) {
                     const int bit = __builtin_ctzll(asked);
@@ -266,7 +280,7 @@ private:
     const Problem& problem_;
     const Canonical<T>& canonical_;
     const Filter<T>& filter_;
-    const double margin_;
+    const double margin_, inverse_scale_;
     const int64_t columns_;
     Positives positives_;
     Buffer<int64_t> positive_columns_;

@@ -4,12 +4,14 @@
 // number of eligible negatives, and the list of all of them. Every comparison is decided on canonical float64
 // values of the metric, nearest on selection values, ties by the lowest index; the random rules take the r-th
 // eligible column in index order, r from Philox (SPEC section 3).
-// Memory: O(M) a row in flight. Limits: M < 2^31. Source: SPEC section 4, JTANet section 4.3, FaceNet, EXT eq. 1-2.
+// Memory: O(M) a row in flight, and at most 4 MB for a batch of up to 1024 rows mined against itself. Limits: M < 2^31.
+// Source: SPEC section 4, JTANet section 4.3, FaceNet, EXT eq. 1-2.
 #pragma once
 
 #include "anchor_row.h"
 #include "families.h"
 #include "philox.h"
+#include "square.h"
 
 namespace minerlib {
 namespace MINERLIB_ISA {
@@ -23,6 +25,18 @@ template <class T, class Visit> void for_each_anchor(const Problem& problem, dou
     const Canonical<T> canonical(problem);
     const Filter<T> filter(problem, problem.metric == Metric::cosine ? Space::cosine : Space::squared);
     const int64_t n = problem.anchors.rows, m = problem.columns.rows;
+    if (filter.usable && Square<T>::fits(problem)) {
+        const Square<T> square(filter, problem.threads);
+        const int64_t rows = 16;
+        parallel_for(problem.threads, ceil_div(n, rows), [&](int64_t b) {
+            AnchorRow<T> row(problem, canonical, filter, margin);
+            for (int64_t i = b * rows; i < std::min(n, (b + 1) * rows); ++i) {
+                row.select(i, square.row(i), square.half_norm(i));
+                visit(row);
+            }
+        });
+        return;
+    }
     const int64_t rows = block_rows(n, problem.threads, std::max<int64_t>(m, 1));
     parallel_for(problem.threads, ceil_div(n, rows), [&](int64_t b) {
         const int64_t first = b * rows, count = std::min(rows, n - first);
