@@ -104,7 +104,8 @@ def summary(result: JTANetResult) -> str:
             f"  mining          ours {ours:.1f} ms, the naive miner {naive:.0f} ms, {naive / ours:.0f} times",
         ]
     else:
-        lines.append(f"  mining          ours {1e3 * mining.seconds:.1f} ms for {mining.triplets:,} triplets")
+        spent = f"{1e3 * mining.seconds:.1f} ms by backend {config.miner_backend}"
+        lines.append(f"  mining          {spent} for {mining.triplets:,} triplets")
     lines += [
         f"  pictures        {files['precision']}, {files['losses']}",
         f"  numbers         {files['metrics']}, {files['summary']}",
