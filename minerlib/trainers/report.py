@@ -47,7 +47,8 @@ def plot_losses(
     for key, name in LOSS_NAMES.items():
         axes.plot(steps, losses[key], linewidth=2 if key == "total" else 1, label=name)
     axes.set_yscale("symlog", linthresh=1)
-    axes.set(title=title, xlabel="iteration", ylabel="loss, summed over the batch")
+    axes.set(title=title, ylabel="loss, summed over the batch")
+    axes.set_xlabel("iteration (the last batch of an epoch may be smaller)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
