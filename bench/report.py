@@ -28,8 +28,9 @@ _FAMILIES = {
 def render(document: dict[str, Any]) -> str:
     """The figures as Markdown."""
     outcomes = results.outcomes_of(document)
-    by_title = {outcome.title: outcome for outcome in outcomes}
-    groups = {name: [by_title[title] for title in titles] for name, titles in document["groups"].items()}
+    by_title = {outcome.title: outcome for outcome in reversed(outcomes)}  # of two with one title the first
+    in_order = iter(outcomes)  # the groups one after the other; a title may stand in two of them
+    groups = {name: [next(in_order) for _ in titles] for name, titles in document["groups"].items()}
     machine = document["machine"]
     parts = [_provenance(document["command"], machine)]
     achieved = [by_title[title] for title in _FAMILIES if title in by_title]
