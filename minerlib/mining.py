@@ -57,7 +57,7 @@ def mine(
         TypeError, ValueError: bad input; the message names the argument, what was expected and what came.
         BackendUnavailable: the backend was named and cannot be used; the message lists the reasons.
 
-    Memory: about N * D * 4 bytes beside the inputs, and O(N) a thread; never an N x N array.
+    Memory: about N * D * 4 bytes beside the inputs, and O(N) a thread; no N x N array beyond 4 MB.
 
     Source: SPEC sections 2-4 and the papers named there.
 
