@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from minerlib.dispatch import BackendUnavailable, explain
+from minerlib.hamming import hamming_distance, hamming_range, hamming_search, pack_bits, unpack_bits
 from minerlib.mining import count_triplets, mine
 from minerlib.neighbors import nearest, pairwise_distance
-from minerlib.results import Neighbors, PaddedTriplets, TripletCounts, Triplets
+from minerlib.results import Neighbors, PaddedTriplets, RangeNeighbors, TripletCounts, Triplets
 from minerlib.threads import get_num_threads, set_num_threads
 
 __version__ = "0.1.0"
@@ -14,13 +15,19 @@ __all__ = [
     "BackendUnavailable",
     "Neighbors",
     "PaddedTriplets",
+    "RangeNeighbors",
     "TripletCounts",
     "Triplets",
     "count_triplets",
     "explain",
     "get_num_threads",
+    "hamming_distance",
+    "hamming_range",
+    "hamming_search",
     "mine",
     "nearest",
+    "pack_bits",
     "pairwise_distance",
     "set_num_threads",
+    "unpack_bits",
 ]

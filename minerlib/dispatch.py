@@ -107,20 +107,24 @@ def explain(operation: str, *arguments: Any, **options: Any) -> Explanation:
     """For each backend: usable for this call, or the reasons why not.
 
     `operation` is the name of a public function (`"mine"`, `"count_triplets"`, `"nearest"`,
-    `"pairwise_distance"`); the rest is what would be passed to it and may be left out. Arguments that the
-    function itself would refuse raise the same TypeError or ValueError here. Nothing is computed.
+    `"pairwise_distance"`, `"hamming_distance"`, `"hamming_search"`, `"hamming_range"`); the rest is what
+    would be passed to it and may be left out. Arguments that the function itself would refuse raise the
+    same TypeError or ValueError here. Nothing is computed.
 
     >>> import minerlib
     >>> minerlib.explain("mine").reasons["reference"]
     ()
     """
-    from minerlib import mining, neighbors
+    from minerlib import hamming, mining, neighbors
 
     checks: dict[str, Callable[..., object]] = {
         "mine": mining.check_mine,
         "count_triplets": mining.check_count_triplets,
         "nearest": neighbors.check_nearest,
         "pairwise_distance": neighbors.check_pairwise_distance,
+        "hamming_distance": hamming.check_hamming_distance,
+        "hamming_search": hamming.check_hamming_search,
+        "hamming_range": hamming.check_hamming_range,
     }
     inputs.one_of("operation", operation, tuple(checks))
     if arguments or options:

@@ -29,10 +29,13 @@ class SingleLabels:
     starts: np.ndarray  # [C + 1] int64
     members: np.ndarray  # [M] int64 columns by class, ascending within a class
 
-    def same_class(self) -> np.ndarray:  # [N, M] bool
+    def column_class(self) -> np.ndarray:  # [M] int64
         column_class = np.empty(len(self.members), dtype=np.int64)
         column_class[self.members] = np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
-        return self.anchor_class[:, None] == column_class[None, :]
+        return column_class
+
+    def same_class(self) -> np.ndarray:  # [N, M] bool
+        return self.anchor_class[:, None] == self.column_class()[None, :]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +53,20 @@ class MultiLabels:
 
 
 Labels = SingleLabels | MultiLabels
+
+
+@dataclass(frozen=True, eq=False)
+class Relevance:
+    """Which database rows are relevant to which queries: by one class a row, or by sets of labels as bits.
+
+    Either the two arrays of classes or the two of bits are there, the others are None.
+    """
+
+    query_classes: np.ndarray | None  # [Q] int64, -1: no database row has this class
+    database_classes: np.ndarray | None  # [M] int64, dense from 0
+    query_bits: np.ndarray | None  # [Q, W] uint64: relevant where a bit is shared
+    database_bits: np.ndarray | None  # [M, W] uint64
+    own: bool  # leave-one-out: database row i is query i and is left out of its ranking
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +131,49 @@ def search_problem(
     same_width(names[0], x, names[1], y)
     x, y = common_type(x, y)
     return Problem(x, y, None, False, metric, origin)
+
+
+def relevance(
+    query_labels: Any,  # [Q] or [Q, C] bool
+    database_labels: Any,  # [M], [M, C] bool, or None: leave-one-out
+    queries: int,
+    database: int,
+    names: tuple[str, str, str, str] = ("query_labels", "database_labels", "query_codes", "database_codes"),
+) -> Relevance:
+    """Check the labels of a ranking's two sides, of which there are `queries` and `database` rows."""
+    x = _labels(names[0], query_labels, names[2], queries)
+    own = database_labels is None
+    y = x if own else _labels(names[1], database_labels, names[3], database)
+    if x.ndim != y.ndim or x.shape[1:] != y.shape[1:]:
+        raise ValueError(f"{names[1]}: expected the form of {names[0]} {list(x.shape)}, got {list(y.shape)}")
+    labels = _group(x, None if own else y)
+    if isinstance(labels, SingleLabels):
+        return Relevance(labels.anchor_class, labels.column_class(), None, None, own)
+    return Relevance(None, None, labels.anchor_bits, labels.column_bits, own)
+
+
+def code_rows(name: str, value: Any) -> tuple[np.ndarray, Origin]:
+    """Packed codes, uint8 [rows, bytes], C-contiguous: a view wherever that can be."""
+    array, origin = to_numpy(name, value)
+    if array.ndim != 2:
+        raise ValueError(f"{name}: expected shape [rows, bytes], got {array.ndim} axes {list(array.shape)}")
+    if array.dtype != np.uint8:
+        raise TypeError(f"{name}: expected packed codes of uint8 (see pack_bits), got {array.dtype}")
+    if array.shape[1] == 0:
+        raise ValueError(f"{name}: expected at least one byte a row, got shape {list(array.shape)}")
+    return np.ascontiguousarray(array), origin
+
+
+def code_pair(x_name: str, x: Any, y_name: str, y: Any) -> tuple[np.ndarray, np.ndarray, Origin]:
+    """Two sets of packed codes of one length, and the origin of the first."""
+    same_device(**{x_name: x, y_name: y})
+    x_codes, origin = code_rows(x_name, x)
+    y_codes = x_codes if y is x else code_rows(y_name, y)[0]
+    if x_codes.shape[1] != y_codes.shape[1]:
+        raise ValueError(
+            f"{y_name}: expected {x_codes.shape[1]} bytes a row like {x_name}, got {y_codes.shape[1]}"
+        )
+    return x_codes, y_codes, origin
 
 
 # ------------------------------------------------------------------ scalars and choices
@@ -240,6 +300,16 @@ def _check_values(name: str, array: np.ndarray, batch: int | None) -> None:
                 f"{name}: expected values within ±{LARGEST_VALUE:g}, whose squares float64 can hold; "
                 f"{place(first + int(large.argmax()))} holds larger ones"
             )
+
+
+def finite_rows(name: str, rows: np.ndarray, first: int) -> None:
+    """No row holds NaN or infinity; they are the rows from `first` on of the argument."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if rows.dtype.kind != "f" or math.isfinite(rows.sum()):
+            return
+    bad = ~np.isfinite(rows).all(axis=1)
+    if bad.any():
+        raise ValueError(f"{name}: expected finite values, row {first + bad.argmax()} holds NaN or infinity")
 
 
 def _blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

@@ -38,5 +38,16 @@ class TripletCounts(NamedTuple):
 class Neighbors(NamedTuple):
     """The k nearest rows of a database for each query, nearest first, ties by the lowest index."""
 
-    distances: Any  # [Q, k] float64, in the metric's unit
+    distances: Any  # [Q, k] float64, in the metric's unit; int32 bits between codes
     indices: Any  # [Q, k] int64
+
+
+class RangeNeighbors(NamedTuple):
+    """All rows of a database within a radius of each query, nearest first, ties by the lowest index.
+
+    Query q's hits are `indices[offsets[q] : offsets[q + 1]]`, and so are their distances.
+    """
+
+    offsets: Any  # [Q + 1] int64
+    indices: Any  # [T] int64
+    distances: Any  # [T] int32

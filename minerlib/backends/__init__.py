@@ -11,4 +11,17 @@ Every module has `reasons_unusable() -> tuple[str, ...]` and one function for ea
     counts(problem, request)             -> total, hard, semi-hard
     topk(problem, k, exact)              -> float64 [Q, k] distances, int64 [Q, k] indices
     pairwise(problem)                    -> float64 [N, M]
+
+Packed codes, uint8 [rows, bytes] and C-contiguous, are compared on all 8 * bytes bits; hits are sorted by
+(distance, index), and `relevance` is a `minerlib.inputs.Relevance`:
+
+    hamming_distance(a, b)                        -> int32 [N, M]
+    hamming_search(queries, database, k)          -> int32 [Q, k] distances, int64 [Q, k] indices
+    hamming_range(queries, database, radius)      -> int64 [Q + 1] offsets, int64 [T] indices, int32 [T]
+                                                     distances; 0 <= radius <= 8 * bytes
+    hamming_counts(queries, database, relevance)  -> int64 [Q, 8 * bytes + 1] rows at each distance, and
+                                                     how many of them are relevant
+    hamming_average_precision(queries, database, relevance, k)
+                                                  -> float64 [Q] of the rankings cut at k, summed in rank
+                                                     order; 0 without a relevant hit
 """

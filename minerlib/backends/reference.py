@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from minerlib import reference
-from minerlib.inputs import Problem
+from minerlib.inputs import MultiLabels, Problem, Relevance
 from minerlib.strategies import Request
 
 _Columns = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -54,6 +54,39 @@ def topk(problem: Problem, k: int, exact: bool) -> tuple[np.ndarray, np.ndarray]
 
 def pairwise(problem: Problem) -> np.ndarray:
     return reference.pairwise_distance(problem.anchors, problem.columns, problem.metric)
+
+
+def hamming_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return reference.hamming_distance(a, b)
+
+
+def hamming_search(queries: np.ndarray, database: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    return reference.hamming_search(queries, database, k)
+
+
+def hamming_range(queries: np.ndarray, database: np.ndarray, radius: int) -> _Columns:
+    return reference.hamming_range(queries, database, radius)
+
+
+def hamming_counts(
+    queries: np.ndarray, database: np.ndarray, relevance: Relevance
+) -> tuple[np.ndarray, np.ndarray]:
+    return reference.hamming_counts(queries, database, _relevant(relevance), relevance.own)
+
+
+def hamming_average_precision(
+    queries: np.ndarray, database: np.ndarray, relevance: Relevance, k: int
+) -> np.ndarray:
+    return reference.hamming_average_precision(queries, database, _relevant(relevance), relevance.own, k)
+
+
+def _relevant(relevance: Relevance) -> np.ndarray:  # [Q, M] bool
+    if relevance.query_classes is not None and relevance.database_classes is not None:
+        same: np.ndarray = relevance.query_classes[:, None] == relevance.database_classes[None, :]
+        return same
+    assert relevance.query_bits is not None
+    assert relevance.database_bits is not None
+    return MultiLabels(relevance.query_bits, relevance.database_bits).same_class()
 
 
 def _mine(problem: Problem, strategy: str, request: Request) -> _Columns:
