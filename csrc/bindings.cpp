@@ -185,6 +185,142 @@ Array<double> pairwise(const std::string& isa, const Call& call) {
     return out;
 }
 
+using CodeRows = Array<uint8_t>;
+
+Codes codes(const CodeRows& array) {
+    expect(array.ndim() == 2, "codes must have two axes");
+    return {array.data(), array.shape(0), array.shape(1)};
+}
+
+void expect_same_width(const Codes& a, const Codes& b) {
+    expect(a.bytes == b.bytes && a.bytes > 0 && a.bytes < 1 << 20, "codes must be equally long, and below 1 MiB");
+    expect(b.rows < int64_t{1} << HIT_INDEX_BITS, "at most 2^40 codes are supported");
+}
+
+Array<int32_t> hamming_distance(const std::string& isa, const CodeRows& a, const CodeRows& b, int threads) {
+    const Codes rows = codes(a), columns = codes(b);
+    expect_same_width(rows, columns);
+    Array<int32_t> out({rows.rows, columns.rows});
+    int32_t* data = out.mutable_data();
+    const Kernels& kernels = kernels_for(isa);
+    py::gil_scoped_release release;
+    kernels.hamming_distance(rows, columns, threads, data);
+    return out;
+}
+
+py::tuple hamming_search(const std::string& isa, const CodeRows& queries, const CodeRows& database, int64_t k,
+                         int threads) {
+    const Codes wanted = codes(queries), rows = codes(database);
+    expect_same_width(wanted, rows);
+    expect(k >= 1 && k <= rows.rows, "k");
+    Array<int32_t> distances({wanted.rows, k});
+    Indices indices({wanted.rows, k});
+    int32_t* d = distances.mutable_data();
+    int64_t* i = indices.mutable_data();
+    const Kernels& kernels = kernels_for(isa);
+    {
+        py::gil_scoped_release release;
+        kernels.hamming_search(wanted, rows, k, threads, d, i);
+    }
+    return py::make_tuple(distances, indices);
+}
+
+py::tuple hamming_range(const std::string& isa, const CodeRows& queries, const CodeRows& database, int64_t radius,
+                        int threads) {
+    const Codes wanted = codes(queries), rows = codes(database);
+    expect_same_width(wanted, rows);
+    HitLists lists;
+    const Kernels& kernels = kernels_for(isa);
+    Indices offsets(wanted.rows + 1);
+    int64_t* starts = offsets.mutable_data();
+    {
+        py::gil_scoped_release release;
+        kernels.hamming_range(wanted, rows, radius, threads, lists);
+        starts[0] = 0;
+        for (size_t i = 0; i < lists.size(); ++i) starts[i + 1] = starts[i] + static_cast<int64_t>(lists[i].size());
+    }
+    Indices indices(starts[wanted.rows]);
+    Array<int32_t> distances(starts[wanted.rows]);
+    int64_t* index = indices.mutable_data();
+    int32_t* distance = distances.mutable_data();
+    {
+        py::gil_scoped_release release;
+        for (std::vector<Hit>& list : lists) {
+            for (const Hit hit : list) {
+                *index++ = hit_index(hit);
+                *distance++ = static_cast<int32_t>(hit_distance(hit));
+            }
+            std::vector<Hit>().swap(list);
+        }
+    }
+    return py::make_tuple(offsets, indices, distances);
+}
+
+// Keeps the labels of one call alive: (query_classes, database_classes) or (query_bits, database_bits).
+class RankingLabels {
+public:
+    RankingLabels(const py::tuple& labels, bool own, const Codes& queries, const Codes& database) {
+        expect(labels.size() == 2, "labels");
+        const bool multi = labels[0].cast<py::array>().ndim() == 2;
+        view = {};
+        view.own = own;
+        for (size_t i = 0; i < 2; ++i) {
+            const int64_t rows = i == 0 ? queries.rows : database.rows;
+            if (multi) {
+                bits_[i] = labels[i].cast<Array<uint64_t>>();
+                expect(bits_[i].ndim() == 2 && bits_[i].shape(0) == rows, "label sets");
+            } else {
+                classes_[i] = labels[i].cast<Indices>();
+                expect(classes_[i].ndim() == 1 && classes_[i].shape(0) == rows, "label lengths");
+            }
+        }
+        if (multi) {
+            expect(bits_[0].shape(1) == bits_[1].shape(1) && bits_[0].shape(1) > 0, "label sets");
+            view.words = bits_[0].shape(1);
+            view.query_bits = bits_[0].data();
+            view.database_bits = bits_[1].data();
+        } else {
+            view.query_classes = classes_[0].data();
+            view.database_classes = classes_[1].data();
+        }
+        expect(!own || queries.rows == database.rows, "leave-one-out ranks the queries themselves");
+    }
+
+    Relevance view;
+
+private:
+    Indices classes_[2];
+    Array<uint64_t> bits_[2];
+};
+
+py::tuple hamming_counts(const std::string& isa, const CodeRows& queries, const CodeRows& database,
+                         const py::tuple& labels, bool own, int threads) {
+    const Codes wanted = codes(queries), rows = codes(database);
+    expect_same_width(wanted, rows);
+    const RankingLabels relevance(labels, own, wanted, rows);
+    Indices all({wanted.rows, 8 * rows.bytes + 1}), relevant({wanted.rows, 8 * rows.bytes + 1});
+    int64_t *a = all.mutable_data(), *r = relevant.mutable_data();
+    const Kernels& kernels = kernels_for(isa);
+    {
+        py::gil_scoped_release release;
+        kernels.hamming_counts(wanted, rows, relevance.view, threads, a, r);
+    }
+    return py::make_tuple(all, relevant);
+}
+
+Array<double> hamming_average_precision(const std::string& isa, const CodeRows& queries, const CodeRows& database,
+                                        const py::tuple& labels, bool own, int64_t k, int threads) {
+    const Codes wanted = codes(queries), rows = codes(database);
+    expect_same_width(wanted, rows);
+    const RankingLabels relevance(labels, own, wanted, rows);
+    Array<double> out(wanted.rows);
+    double* data = out.mutable_data();
+    const Kernels& kernels = kernels_for(isa);
+    py::gil_scoped_release release;
+    kernels.hamming_average_precision(wanted, rows, relevance.view, k, threads, data);
+    return out;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
@@ -203,4 +339,9 @@ PYBIND11_MODULE(_native, module) {
     module.def("every_triplet", &every_triplet);
     module.def("topk", &topk);
     module.def("pairwise", &pairwise);
+    module.def("hamming_distance", &hamming_distance);
+    module.def("hamming_search", &hamming_search);
+    module.def("hamming_range", &hamming_range);
+    module.def("hamming_counts", &hamming_counts);
+    module.def("hamming_average_precision", &hamming_average_precision);
 }

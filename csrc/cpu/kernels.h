@@ -1,6 +1,7 @@
 // One table of kernel families for each instruction set; isa.cpp picks a table at run time.
 #pragma once
 
+#include "hamming.h"
 #include "problem.h"
 
 namespace minerlib {
@@ -18,6 +19,15 @@ struct Kernels {
     void (*sample)(const Problem&, const PairOptions&, const PairSlots&);
     void (*topk)(const Problem&, int64_t k, double* distances, int64_t* indices);
     void (*pairwise)(const Problem&, double* out);
+
+    void (*hamming_distance)(const Codes& a, const Codes& b, int threads, int32_t* out);
+    void (*hamming_search)(const Codes& queries, const Codes& database, int64_t k, int threads, int32_t* distances,
+                           int64_t* indices);
+    void (*hamming_range)(const Codes& queries, const Codes& database, int64_t radius, int threads, HitLists& out);
+    void (*hamming_counts)(const Codes& queries, const Codes& database, const Relevance&, int threads, int64_t* all,
+                           int64_t* relevant);
+    void (*hamming_average_precision)(const Codes& queries, const Codes& database, const Relevance&, int64_t k,
+                                      int threads, double* out);
 };
 
 extern const Kernels kernels_generic;

@@ -2,6 +2,8 @@
 #include "families.h"
 
 namespace minerlib {
-const Kernels kernels_generic = {generic::extremes, generic::window, generic::count_window, generic::emit_window,
-                                 generic::sample,   generic::topk,   generic::pairwise};
+const Kernels kernels_generic = {generic::extremes,      generic::window,           generic::count_window,
+                                 generic::emit_window,   generic::sample,           generic::topk,
+                                 generic::pairwise,      generic::hamming_distance, generic::hamming_search,
+                                 generic::hamming_range, generic::hamming_counts,   generic::hamming_average_precision};
 }  // namespace minerlib

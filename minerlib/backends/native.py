@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from minerlib import inputs, strategies
-from minerlib.inputs import Problem, SingleLabels
+from minerlib.inputs import Problem, Relevance, SingleLabels
 from minerlib.strategies import Request
 from minerlib.threads import get_num_threads
 
@@ -118,6 +118,64 @@ def pairwise(problem: Problem) -> np.ndarray:
         return np.empty((len(problem.anchors), len(problem.columns)))
     out: np.ndarray = _kernels().pairwise(instruction_set(), _call(problem, True))
     return out
+
+
+def hamming_distance(
+    a: np.ndarray,  # [N, bytes] uint8
+    b: np.ndarray,  # [M, bytes] uint8
+) -> np.ndarray:  # [N, M] int32
+    out: np.ndarray = _kernels().hamming_distance(instruction_set(), a, b, get_num_threads())
+    return out
+
+
+def hamming_search(
+    queries: np.ndarray,  # [Q, bytes] uint8
+    database: np.ndarray,  # [M, bytes] uint8
+    k: int,
+) -> tuple[np.ndarray, np.ndarray]:  # [Q, k] int32, [Q, k] int64
+    found: tuple[np.ndarray, np.ndarray] = _kernels().hamming_search(
+        instruction_set(), queries, database, k, get_num_threads()
+    )
+    return found
+
+
+def hamming_range(
+    queries: np.ndarray,  # [Q, bytes] uint8
+    database: np.ndarray,  # [M, bytes] uint8
+    radius: int,
+) -> _Columns:  # offsets [Q + 1] int64, indices [T] int64, distances [T] int32
+    radius = min(radius, 8 * queries.shape[1])
+    hits: _Columns = _kernels().hamming_range(instruction_set(), queries, database, radius, get_num_threads())
+    return hits
+
+
+def hamming_counts(
+    queries: np.ndarray,  # [Q, bytes] uint8
+    database: np.ndarray,  # [M, bytes] uint8
+    relevance: Relevance,
+) -> tuple[np.ndarray, np.ndarray]:  # [Q, 8 * bytes + 1] int64, all codes and relevant ones
+    counts: tuple[np.ndarray, np.ndarray] = _kernels().hamming_counts(
+        instruction_set(), queries, database, _sides(relevance), relevance.own, get_num_threads()
+    )
+    return counts
+
+
+def hamming_average_precision(
+    queries: np.ndarray,  # [Q, bytes] uint8
+    database: np.ndarray,  # [M, bytes] uint8
+    relevance: Relevance,
+    k: int,
+) -> np.ndarray:  # [Q] float64
+    out: np.ndarray = _kernels().hamming_average_precision(
+        instruction_set(), queries, database, _sides(relevance), relevance.own, k, get_num_threads()
+    )
+    return out
+
+
+def _sides(relevance: Relevance) -> tuple[np.ndarray | None, np.ndarray | None]:
+    if relevance.query_bits is not None:
+        return relevance.query_bits, relevance.database_bits
+    return relevance.query_classes, relevance.database_classes
 
 
 def _kernels() -> ModuleType:
