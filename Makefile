@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CSRC := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
+# Triton's interpreter is chosen when Triton is imported, so these are a run of their own.
+INTERPRETED := $(filter-out tests/test_triton_compile.py,$(wildcard tests/test_triton_*.py))
+
 # Stamps lie inside the environment they describe, so that removing it removes them too.
 DEVELOP := $(VENV)/develop.stamp
 BENCH := $(VENV)/bench.stamp
@@ -23,6 +26,7 @@ demo: $(BUILT) ## train JTANet on real images, every mined batch checked against
 
 test: $(BUILT) ## run the tests and the examples in the docstrings
 	$(BIN)/python -m pytest -m "not gpu and not bench" -n auto --maxprocesses 4
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m "not gpu" -n auto --maxprocesses 4 $(INTERPRETED)
 
 bench: $(BUILT) $(BENCH) ## measure against the tools people use today (ten minutes on a quiet machine)
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-quiet -q $(BENCH_OPTIONS)

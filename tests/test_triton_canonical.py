@@ -1,0 +1,59 @@
+"""Canonical distances of the Triton kernels under the interpreter: the bits of the reference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from minerlib import reference
+from tests import datasets
+from tests.triton_interpreter import INTERPRETED, NOT_INTERPRETED
+
+pytestmark = pytest.mark.skipif(not INTERPRETED, reason=NOT_INTERPRETED)
+
+if INTERPRETED:
+    import triton
+    import triton.language as tl
+
+    from tritonkernels import canonical
+
+    @triton.jit
+    def _tile(
+        x, y, out, rows, columns, dims, PRODUCT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    ):
+        i, j = tl.arange(0, ROWS).to(tl.int64), tl.arange(0, COLUMNS).to(tl.int64)
+        sums = canonical.tile_sums(x, y, i, j, i < rows, j < columns, dims, PRODUCT)
+        mask = (i < rows)[:, None] & (j < columns)[None, :]
+        tl.store(out + i[:, None] * columns + j[None, :], sums, mask=mask)
+
+    @triton.jit
+    def _pairs(x, y, x_norms, y_norms, i, j, out, count, dims, COSINE: tl.constexpr, PAIRS: tl.constexpr):
+        pair = tl.arange(0, PAIRS)
+        live = pair < count
+        at_i, at_j = tl.load(i + pair, mask=live, other=0), tl.load(j + pair, mask=live, other=0)
+        values = canonical.pair_selections(x, y, x_norms, y_norms, at_i, at_j, live, dims, COSINE)
+        tl.store(out + pair, values, mask=live)
+
+
+def _rows(data: str, n: int, d: int, dtype: str) -> tuple[np.ndarray, torch.Tensor]:
+    values = datasets.rows(data, n, d, dtype)
+    return values, torch.from_numpy(values).to(getattr(torch, dtype))
+
+
+@pytest.mark.parametrize("data", ["gaussian", "off-centre", "huge", "subnormal", "zeros", "last-bit"])
+@pytest.mark.parametrize("dtype", datasets.DTYPES)
+def test_pairs_tiles_and_norms_have_the_bits_of_the_reference(data: str, dtype: str) -> None:
+    for d in (1, 8, 17):
+        (x, tx), (y, ty) = _rows(data, 7, d, dtype), _rows(data, 5, d, dtype)
+        assert np.array_equal(canonical.norms(tx).numpy(), np.sqrt(reference.squared_norms(x)))
+        for product, wanted in ((False, reference.squared_distances), (True, reference.dot_products)):
+            out = torch.full((7, 5), torch.nan, dtype=torch.float64)
+            _tile[(1,)](tx, ty, out, 7, 5, d, PRODUCT=product, ROWS=8, COLUMNS=8)
+            assert np.array_equal(out.numpy(), wanted(x, y))
+        i, j = (torch.from_numpy(at.ravel()) for at in np.indices((7, 5)))
+        for metric in ("sqeuclidean", "cosine"):
+            lengths = canonical.metric_norms(tx, ty, metric)
+            out = torch.full((35,), torch.nan, dtype=torch.float64)
+            _pairs[(1,)](tx, ty, *lengths, i, j, out, 35, d, COSINE=metric == "cosine", PAIRS=64)
+            assert np.array_equal(out.numpy(), reference.selection_values(x, y, metric).ravel()), metric
