@@ -1,0 +1,60 @@
+"""A set of int64 ids that grows by batches, in arrays alone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class SortedIds:
+    """Sorted runs, each more than twice as long as the next: n ids added in batches cost O(n log n) in all.
+
+    Eight bytes an id, where a Python set takes about ninety.
+
+    >>> known = SortedIds()
+    >>> known.add(np.array([5, 9]))
+    >>> known.contains(np.array([4, 5]))
+    array([False,  True])
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[np.ndarray] = []
+
+    def add(
+        self,
+        ids: np.ndarray,  # [n] int64, sorted
+    ) -> None:
+        """Take new ids in."""
+        runs = self._runs.copy()
+        run = ids
+        while runs and len(runs[-1]) <= 2 * len(run):
+            run = np.concatenate([runs.pop(), run])
+            run.sort(kind="stable")  # two sorted runs: merged in linear time
+        self._runs = [*runs, run]
+
+    def contains(
+        self,
+        ids: np.ndarray,  # [n] int64
+    ) -> np.ndarray:  # [n] bool
+        """Which of the ids are in the set."""
+        found = np.zeros(len(ids), dtype=bool)
+        for run in self._runs:
+            found |= is_in(ids, run)
+        return found
+
+
+def is_in(
+    values: np.ndarray,  # [n] int64
+    ordered: np.ndarray,  # [m] int64, sorted
+) -> np.ndarray:  # [n] bool
+    """Which of the values are among the sorted ones."""
+    if not len(ordered):
+        return np.zeros(len(values), dtype=bool)
+    places = np.searchsorted(ordered, values)
+    return np.asarray(ordered[np.minimum(places, len(ordered) - 1)] == values)
+
+
+def repeated(
+    ordered: np.ndarray,  # [n] int64, sorted
+) -> np.ndarray:
+    """Those that occur more than once, each time but the first."""
+    return ordered[1:][ordered[1:] == ordered[:-1]]
