@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from minerlib.dispatch import BackendUnavailable, explain
 from minerlib.hamming import hamming_distance, hamming_range, hamming_search, pack_bits, unpack_bits
+from minerlib.hamming_index import HammingIndex
 from minerlib.mining import count_triplets, mine
 from minerlib.neighbors import nearest, pairwise_distance
 from minerlib.results import Neighbors, PaddedTriplets, RangeNeighbors, TripletCounts, Triplets
@@ -13,6 +14,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BackendUnavailable",
+    "HammingIndex",
     "Neighbors",
     "PaddedTriplets",
     "RangeNeighbors",
