@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from minerlib.average_precision import hamming_map
 from minerlib.dispatch import BackendUnavailable, explain
 from minerlib.hamming import hamming_distance, hamming_range, hamming_search, pack_bits, unpack_bits
 from minerlib.hamming_index import HammingIndex
@@ -24,6 +25,7 @@ __all__ = [
     "explain",
     "get_num_threads",
     "hamming_distance",
+    "hamming_map",
     "hamming_range",
     "hamming_search",
     "mine",

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 
-from minerlib import retrieval
-from minerlib.retrieval import knn_accuracy, mean_average_precision, precision_at, recall_at
+import minerlib
+from minerlib import rankings
+from minerlib.retrieval import (
+    hamming_precision_recall,
+    knn_accuracy,
+    mean_average_precision,
+    plot_precision_recall,
+    precision_at,
+    precision_within_radius,
+    recall_at,
+)
 
 METRICS = ("sqeuclidean", "euclidean", "cosine")
 
@@ -24,6 +35,8 @@ def canonical(x, y, metric):
     if metric == "cosine":
         dot, nx, ny = lanes(x * y), lanes(x * x), lanes(y * y)
         return 1.0 - dot / (np.sqrt(nx) * np.sqrt(ny)) if nx and ny else 1.0
+    if metric == "hamming":
+        return bin(int.from_bytes(x.tobytes(), "big") ^ int.from_bytes(y.tobytes(), "big")).count("1")
     square = lanes((x - y) ** 2)
     return np.sqrt(square) if metric == "euclidean" else square
 
@@ -115,7 +128,7 @@ def test_chunks_change_nothing(monkeypatch):
     x, labels = rows_with_ties(rng, 60), rng.integers(0, 5, 60)
     measures = (precision_at, recall_at, mean_average_precision, knn_accuracy)
     whole = [measure(x, labels, 9) for measure in measures]
-    monkeypatch.setattr(retrieval, "_CHUNK_ELEMENTS", 100)
+    monkeypatch.setattr(rankings, "_CHUNK_ELEMENTS", 100)
     assert [measure(x, labels, 9) for measure in measures] == pytest.approx(whole, abs=1e-12)
 
 
@@ -164,3 +177,132 @@ def test_errors_name_the_argument(measure, arguments, options, error, named):
 def test_voting_refuses_multi_labels():
     with pytest.raises(ValueError, match="query_labels:"):
         knn_accuracy(X, X > 0, 1)
+
+
+# ------------------------------------------------------------------ codes
+
+
+def codes(rng, count, bits=9):
+    """Few bits, so that most rows of a ranking are tied."""
+    return minerlib.pack_bits(rng.random((count, bits)) < 0.5)
+
+
+@pytest.mark.parametrize("leave_one_out", [False, True])
+@pytest.mark.parametrize("multi", [False, True])
+def test_measures_over_codes_follow_their_definitions(leave_one_out, multi, backend):
+    rng = np.random.default_rng(8)
+
+    def labels_of(count):
+        return rng.random((count, 5)) < 0.3 if multi else rng.integers(-2, 2, count)
+
+    queries, labels = codes(rng, 23), labels_of(23)
+    database, database_labels = (None, None) if leave_one_out else (codes(rng, 31), labels_of(31))
+    sides = {"database": database, "database_labels": database_labels, "metric": "hamming"}
+    sides["backend"] = backend.name
+    for k in (1, 2, 7, 22):
+        precision, recall, average, voted = brute(queries, labels, database, database_labels, "hamming", k)
+        assert precision_at(queries, labels, k, **sides) == pytest.approx(precision, abs=1e-12)
+        assert recall_at(queries, labels, [k], **sides) == pytest.approx([recall], abs=1e-12)
+        assert mean_average_precision(queries, labels, k, **sides) == pytest.approx(average, abs=1e-12)
+        if not multi:
+            assert knn_accuracy(queries, labels, k, **sides) == pytest.approx(voted, abs=1e-12)
+    if not leave_one_out:
+        whole = minerlib.hamming_map(queries, labels, database, database_labels, backend=backend.name)
+        assert mean_average_precision(queries, labels, **sides) == whole
+
+
+def test_leave_one_out_among_equal_codes_leaves_out_the_query_alone():
+    x, labels = np.zeros((6, 3), dtype=np.uint8), np.array([0, 1, 1, 1, 1, 1])
+    assert precision_at(x, labels, 2, metric="hamming") == pytest.approx((0 + 1 + 4 * 1) / 12)
+    assert recall_at(x, labels, 1, metric="hamming") == 0.0
+    assert precision_within_radius(x, labels, 0) == pytest.approx((0 + 5 * 4 / 5) / 6)
+
+
+def brute_within(queries, labels, database, database_labels, radius):
+    """(precision, recall) of every query; None for the precision of nothing."""
+    own = database is None
+    rows, row_labels = (queries, labels) if own else (database, database_labels)
+    for number, (query, label) in enumerate(zip(queries, labels, strict=True)):
+        others = [j for j in range(len(rows)) if not (own and j == number)]
+        near = [j for j in others if canonical(query, rows[j], "hamming") <= radius]
+        good = sum(share(label, row_labels[j]) for j in near)
+        total = sum(share(label, row_labels[j]) for j in others)
+        yield good / len(near) if near else None, good / total if total else 0.0
+
+
+@pytest.mark.parametrize("leave_one_out", [False, True])
+@pytest.mark.parametrize("multi", [False, True])
+def test_radius_and_curve_follow_their_definitions(leave_one_out, multi, backend):
+    rng = np.random.default_rng(9)
+
+    def labels_of(count):
+        return rng.random((count, 5)) < 0.3 if multi else rng.integers(0, 3, count)
+
+    queries, labels = codes(rng, 21, 14), labels_of(21)
+    database, database_labels = (None, None) if leave_one_out else (codes(rng, 33, 14), labels_of(33))
+    sides = {"database": database, "database_labels": database_labels, "backend": backend.name}
+    curve = hamming_precision_recall(queries, labels, **sides)
+    skipping = hamming_precision_recall(queries, labels, **sides, empty="skip")
+    assert curve.recall.shape == curve.precision.shape == (17,)
+    for radius in range(17):
+        found = list(brute_within(queries, labels, database, database_labels, radius))
+        precision = [p or 0.0 for p, _ in found]
+        judged = [p for p, _ in found if p is not None]
+        assert curve.precision[radius] == pytest.approx(np.mean(precision), abs=1e-12)
+        assert curve.recall[radius] == pytest.approx(np.mean([r for _, r in found]), abs=1e-12)
+        assert skipping.precision[radius] == pytest.approx(np.mean(judged) if judged else 0.0, abs=1e-12)
+        assert precision_within_radius(queries, labels, radius, **sides) == pytest.approx(
+            curve.precision[radius], abs=1e-12
+        )
+    assert precision_within_radius(queries, labels, **sides) == pytest.approx(curve.precision[2], abs=1e-12)
+    assert precision_within_radius(queries, labels, 10**9, **sides) == pytest.approx(curve.precision[-1])
+    assert list(skipping.recall) == list(curve.recall)
+
+
+def test_the_curve_is_the_same_in_chunks(monkeypatch):
+    rng = np.random.default_rng(1)
+    x, labels = codes(rng, 60, 24), rng.integers(0, 4, 60)
+    whole = hamming_precision_recall(x, labels)
+    monkeypatch.setattr("minerlib.average_precision._COUNTS", 200)
+    np.testing.assert_allclose(hamming_precision_recall(x, labels), whole, rtol=1e-13)
+
+
+def test_the_curve_can_be_drawn(tmp_path, monkeypatch):
+    rng = np.random.default_rng(1)
+    x, labels = codes(rng, 60, 24), rng.integers(0, 4, 60)
+    curves = {"24 bits": hamming_precision_recall(x, labels)}
+    plot_precision_recall(tmp_path / "curve.png", curves, "random codes")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="curves:"):
+        plot_precision_recall(tmp_path / "none.png", {})
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match="needs matplotlib"):
+        plot_precision_recall(tmp_path / "none.png", curves)
+    assert not (tmp_path / "none.png").exists()
+
+
+CODES = np.arange(4, dtype=np.uint8)[:, None]
+
+
+@pytest.mark.parametrize(
+    ("measure", "arguments", "options", "error", "named"),
+    [
+        (precision_at, (X, LABELS, 1), {"metric": "hamming"}, TypeError, "queries: expected packed codes"),
+        (precision_at, (CODES, LABELS, 1), {}, TypeError, "queries:"),
+        (precision_at, (CODES, LABELS, 4), {"metric": "hamming"}, ValueError, "k:"),
+        (precision_at, (CODES, LABELS, 1), {"metric": "hamming", "exact": 1}, TypeError, "exact:"),
+        (mean_average_precision, (CODES, LABELS[:3]), {"metric": "hamming"}, ValueError, "query_labels:"),
+        (knn_accuracy, (CODES, X > 0), {"metric": "hamming"}, ValueError, "query_labels:"),
+        (precision_within_radius, (CODES, LABELS, -1), {}, ValueError, "radius:"),
+        (precision_within_radius, (CODES, LABELS, 1.0), {}, TypeError, "radius:"),
+        (precision_within_radius, (X, LABELS), {}, TypeError, "queries:"),
+        (precision_within_radius, (CODES[:1], LABELS[:1]), {}, ValueError, "queries: expected at least two"),
+        (precision_within_radius, (CODES, LABELS), {"database": CODES}, ValueError, "database_labels:"),
+        (precision_within_radius, (CODES, LABELS), {"backend": "abacus"}, ValueError, "backend:"),
+        (hamming_precision_recall, (CODES, LABELS.astype(float)), {}, TypeError, "query_labels:"),
+        (hamming_precision_recall, (CODES, LABELS), {"empty": "drop"}, ValueError, "empty:"),
+    ],
+)
+def test_errors_over_codes_name_the_argument(measure, arguments, options, error, named):
+    with pytest.raises(error, match=named):
+        measure(*arguments, **options)
