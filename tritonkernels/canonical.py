@@ -20,7 +20,7 @@ import torch
 import triton
 import triton.language as tl
 
-from tritonkernels.launching import CANONICAL, Compilation, blocks, on_device
+from tritonkernels.launching import CANONICAL, KINDS, Compilation, blocks, on_device
 
 LANES = tl.constexpr(8)
 
@@ -194,7 +194,7 @@ def metric_norms(
 
 
 def compilations() -> Iterator[Compilation]:
-    for kind in ("fp16", "bf16", "fp32", "fp64"):
+    for kind in KINDS:
         yield Compilation(
             f"canonical.norms[{kind}]", norms_kernel,
             {"x": f"*{kind}", "out": "*fp64", "rows": "i32", "dims": "i32"},

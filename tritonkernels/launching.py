@@ -15,6 +15,9 @@ from triton.runtime.interpreter import InterpretedFunction
 #: multiplication and an addition into one rounding.
 CANONICAL = {"enable_fp_fusion": False}
 
+#: Types of rows that kernels are compiled for; float16 arrives as float32, which holds it exactly.
+KINDS = ("bf16", "fp32", "fp64")
+
 #: Rows of packed operands are padded to a multiple of this, so that tiles load without masks.
 ROW_PADDING = 128
 
