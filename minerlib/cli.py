@@ -1,4 +1,4 @@
-"""The command line: `minerlib info | mine | evaluate | train | bench`, also `python -m minerlib`.
+"""The command line: `minerlib info | mine | search | evaluate | train | bench`, also `python -m minerlib`.
 
 A user's mistake ends in one line on stderr, `minerlib: error: ...`, and exit code 2, never in a traceback.
 """
@@ -13,20 +13,16 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 import minerlib
-from minerlib import dispatch, files, inputs
+from minerlib import dispatch, files, inputs, rankings, search_cli
 from minerlib.benchmarks import quick
 from minerlib.strategies import STRATEGIES
 from minerlib.trainers import jtanet_cli
-
-
-class UsageError(Exception):
-    """A mistake in what the user asked for, in one line."""
+from minerlib.usage import UsageError, arguments_named
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,21 +63,6 @@ def _show_warning(
     print(f"minerlib: warning: {message}", file=sys.stderr)
 
 
-@contextmanager
-def _arguments_named(sources: dict[str, str]) -> Iterator[None]:
-    """Turn the library's complaint about an argument into one about the file or option that it came from.
-
-    An error that names none of them is no user's mistake and passes through.
-    """
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        argument, _, complaint = str(error).partition(": ")
-        if argument not in sources:
-            raise
-        raise UsageError(f"{sources[argument]}: {complaint}") from None
-
-
 # ------------------------------------------------------------------ the parsers
 
 
@@ -93,7 +74,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="minerlib", description="Exact triplet mining for metric learning.")
+    parser = _Parser(prog="minerlib", description="Exact triplet mining and search for metric learning.")
     parser.add_argument("--version", action="version", version=f"minerlib {minerlib.__version__}")
     commands = parser.add_subparsers(metavar="command", required=True, parser_class=_Parser)
 
@@ -102,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     info.set_defaults(run=_info)
     _add_mine(commands.add_parser("mine", help="mine triplets from two .npy files"))
+    search_cli.add_arguments(
+        commands.add_parser("search", help="search binary codes, or floats by their signs")
+    )
     _add_evaluate(commands.add_parser("evaluate", help="retrieval measures of embeddings in .npy files"))
 
     train = commands.add_parser("train", help="train a reference model with mined triplets")
@@ -131,7 +115,7 @@ def _add_mine(parser: argparse.ArgumentParser) -> None:
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     _add_rows(parser, "database", "D", "what the embeddings query; without it they query each other")
     parser.add_argument("--k", type=int, nargs="+", default=[1, 4, 8, 16], help="(default 1 4 8 16)")
-    _add_choice(parser, "--metric", inputs.METRICS)
+    _add_choice(parser, "--metric", rankings.METRICS)
     _add_choice(parser, "--backend", dispatch.NAMES)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_evaluate)
@@ -159,7 +143,7 @@ def _mine(arguments: argparse.Namespace) -> int:
     options = ("margin", "metric", "pairs", "fallback", "seed")
     facts = {"strategy": arguments.strategy} | {name: getattr(arguments, name) for name in options}
     start = time.perf_counter()
-    with _arguments_named(_sources(arguments)):
+    with arguments_named(_sources(arguments)):
         triplets = minerlib.mine(**arrays, **facts, backend=arguments.backend)
     seconds = time.perf_counter() - start
     assert isinstance(triplets, minerlib.Triplets)
@@ -199,7 +183,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     options = {"metric": arguments.metric, "backend": arguments.backend}
     sources = _sources(arguments)
     sources |= {"queries": sources["embeddings"], "query_labels": sources["labels"]}
-    with _arguments_named(sources):
+    with arguments_named(sources):
         precision = retrieval.precision_at(**rows, k=arguments.k, **options)
         recall = retrieval.recall_at(**rows, k=arguments.k, **options)
         average = retrieval.mean_average_precision(**rows, **options)

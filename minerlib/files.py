@@ -1,4 +1,4 @@
-"""Arrays in from .npy files, triplets out to .npz and Parquet, for the command line.
+"""Arrays in from .npy files, triplets and search hits out to .npz and Parquet, for the command line.
 
 Every failure is a `FileError` of one line that names the file and what was expected.
 """
@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from minerlib.results import Triplets
+from minerlib._whole_files import replacing
+from minerlib.results import Neighbors, RangeNeighbors, Triplets
 
 NPY_MAGIC = b"\x93NUMPY"
 OUTPUT_SUFFIXES = (".npz", ".parquet")
+
+_ROW_GROUP = 1 << 20  # hits
 
 
 class FileError(Exception):
@@ -91,15 +94,65 @@ def write_triplets(
         if path.suffix == ".npz":
             np.savez(stream, **triplets._asdict(), **facts)
         else:
-            _write_parquet(path, stream, triplets, facts)
+            names = {
+                "anchor": triplets.anchors,
+                "positive": triplets.positives,
+                "negative": triplets.negatives,
+            }
+            _write_parquet(path, stream, facts, dict.fromkeys(names, "int64"), iter([names]))
 
 
-def _write_parquet(path: Path, stream: IO[bytes], triplets: Triplets, facts: dict[str, Any]) -> None:
+def write_hits(
+    path: Path,
+    found: Neighbors | RangeNeighbors,  # NumPy arrays
+    facts: dict[str, Any],
+) -> None:
+    """Write what a search found and the facts it was searched by; the file appears whole or not at all.
+
+    `.npz` holds the arrays of `found` by name and one scalar for each fact. `.parquet` holds a row for each
+    hit, queries in order and their hits nearest first, with the columns query, index and distance, and the
+    facts as the schema's metadata (keys `minerlib.<fact>`).
+    """
+    with written_whole(path) as stream:
+        if path.suffix == ".npz":
+            np.savez(stream, **found._asdict(), **facts)
+        else:
+            types = {"query": "int64", "index": "int64", "distance": "int32"}
+            _write_parquet(path, stream, facts, types, _hit_columns(found))
+
+
+def _hit_columns(found: Neighbors | RangeNeighbors) -> Iterator[dict[str, np.ndarray]]:
+    """A few queries at a time: hits as columns take twice the room."""
+    if isinstance(found, RangeNeighbors):
+        offsets = found.offsets
+    else:
+        queries, k = found.indices.shape
+        offsets = np.arange(queries + 1) * k
+    indices, distances = found.indices.reshape(-1), found.distances.reshape(-1)
+    first = 0
+    while first < len(offsets) - 1:
+        room = int(np.searchsorted(offsets, offsets[first] + _ROW_GROUP, side="right")) - 1
+        last = max(first + 1, room)
+        hits = slice(offsets[first], offsets[last])
+        query = np.repeat(np.arange(first, last), np.diff(offsets[first : last + 1]))
+        yield {"query": query, "index": indices[hits], "distance": distances[hits]}
+        first = last
+
+
+def _write_parquet(
+    path: Path,
+    stream: IO[bytes],
+    facts: dict[str, Any],
+    types: dict[str, str],
+    groups: Iterable[dict[str, np.ndarray]],
+) -> None:
+    """The columns, a row group at a time."""
     pyarrow, parquet = _pyarrow(path)
-    columns = {"anchor": triplets.anchors, "positive": triplets.positives, "negative": triplets.negatives}
-    table = pyarrow.table({name: pyarrow.array(column, pyarrow.int64()) for name, column in columns.items()})
     metadata = {f"minerlib.{name}": str(value) for name, value in facts.items()}
-    parquet.write_table(table.replace_schema_metadata(metadata), stream)
+    schema = pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in types.items()], metadata)
+    with parquet.ParquetWriter(stream, schema) as writer:
+        for columns in groups:
+            writer.write_table(pyarrow.table(columns, schema))
 
 
 def _pyarrow(path: Path) -> tuple[Any, Any]:
@@ -113,15 +166,9 @@ def _pyarrow(path: Path) -> tuple[Any, Any]:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """A stream to a file beside `path` that takes its name at the end, if all went well."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """A stream to a file that takes the name `path` at the end, if all went well."""
     try:
-        with part.open("wb") as stream:
+        with replacing(path) as stream:
             yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
     except OSError as error:
         raise FileError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        part.unlink(missing_ok=True)

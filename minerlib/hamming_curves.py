@@ -145,5 +145,5 @@ def plot_precision_recall(
         axes.plot(recall, precision, marker="o", markersize=3, label=name)
     axes.set(title=title, xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=150)
