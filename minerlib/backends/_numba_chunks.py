@@ -6,7 +6,7 @@ Importing this does not import numba.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -29,38 +29,42 @@ def over_chunks(
     dimension: int,
     work: Callable[[int, int], None],
 ) -> None:
-    """`work(first, last)` over all anchors, on up to `threads.get_num_threads()` threads.
-
-    The threads live no longer than the call, so nothing is left behind that a fork could break.
-    """
+    """`work(first, last)` over all anchors, on up to `threads.get_num_threads()` threads."""
     if anchors == 0 or columns == 0:
         return
     most = min(threads.get_num_threads(), 1 + anchors * columns * dimension // LEAST_WORK)
     fit = max(LEAST_ROWS, ELEMENTS // columns)
     share = -(-anchors // (4 * most))  # a few chunks for each thread even out their speeds
     size = max(2, min(fit, share + share % 2))  # two anchors go through `fill_rows` together
-    starts = iter(range(0, anchors, size))
+    ranges = ((first, min(first + size, anchors)) for first in range(0, anchors, size))
+    deal(ranges, min(most, -(-anchors // size)), work)
+
+
+def deal(tasks: Iterator[tuple[int, ...]], workers: int, work: Callable[..., None]) -> None:
+    """`work(*task)` for every task, on the calling thread and `workers` - 1 others.
+
+    The threads live no longer than the call, so nothing is left behind that a fork could break.
+    """
     lock = threading.Lock()
 
-    def take_chunks() -> None:
+    def take_tasks() -> None:
         while True:
             with lock:
-                first = next(starts, None)
-            if first is None:
+                task = next(tasks, None)
+            if task is None:
                 return
-            work(first, min(first + size, anchors))
+            work(*task)
 
-    helpers = min(most, -(-anchors // size)) - 1
-    if helpers == 0:
-        take_chunks()
+    if workers <= 1:
+        take_tasks()
         return
-    with ThreadPoolExecutor(helpers) as pool:
-        running = [pool.submit(take_chunks) for _ in range(helpers)]
+    with ThreadPoolExecutor(workers - 1) as pool:
+        running = [pool.submit(take_tasks) for _ in range(workers - 1)]
         try:
-            take_chunks()
-        finally:  # after an error or Ctrl-C the helpers finish the chunk in hand and no more
+            take_tasks()
+        finally:  # after an error or Ctrl-C the helpers finish the task in hand and no more
             with lock:
-                starts = iter(())
+                tasks = iter(())
         for helper in running:
             helper.result()
 
@@ -132,9 +136,7 @@ class Sides:
         self.own = problem.own
         self.anchors, self.columns = len(problem.anchors), len(problem.columns)
         if isinstance(self.labels, SingleLabels):
-            starts, members = self.labels.starts, self.labels.members
-            self.column_class = np.empty(self.columns, dtype=np.int64)
-            self.column_class[members] = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+            self.column_class = self.labels.column_class()
 
     def mark(self, first: int, last: int) -> np.ndarray:  # [B, M] uint8
         same = np.empty((last - first, self.columns), dtype=bool)

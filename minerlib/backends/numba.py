@@ -2,7 +2,8 @@
 
 They compute canonical float64 distances directly, a few anchors at a time, so every answer is exact and
 `exact=False` changes nothing. Peak memory: a packed copy of the columns, and 64 to 200 bytes a column (or
-about a megabyte, if that is more) a thread. Importing this module imports neither numba nor a kernel.
+about a megabyte, if that is more) a thread. Codes are read a slab at a time and never copied whole.
+Importing this module imports neither numba nor a kernel.
 """
 
 from __future__ import annotations
@@ -14,9 +15,32 @@ from collections.abc import Iterable
 import numpy as np
 
 from minerlib.backends._numba_chunks import NEGATIVE, Rows, Sides, norms, over_chunks
+from minerlib.backends._numba_codes import (
+    hamming_average_precision,
+    hamming_counts,
+    hamming_distance,
+    hamming_range,
+    hamming_search,
+)
 from minerlib.inputs import Problem
 from minerlib.reference import DistanceWeights
 from minerlib.strategies import FARTHEST_NEGATIVE, NEAREST_NEGATIVE, Request
+
+__all__ = [
+    "counts",
+    "every_triplet",
+    "extremes",
+    "hamming_average_precision",
+    "hamming_counts",
+    "hamming_distance",
+    "hamming_range",
+    "hamming_search",
+    "pairwise",
+    "reasons_unusable",
+    "sample",
+    "topk",
+    "window",
+]
 
 _Columns = tuple[np.ndarray, np.ndarray, np.ndarray]
 
