@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from minerlib._index_files import IndexFileError, open_regular
+from minerlib._index_files import IndexFileError, naming, open_regular
 from minerlib._whole_files import replacing
 
 _HEADER = struct.Struct("<4siiqBi")
@@ -53,7 +53,7 @@ def write(
 def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray | None]:
     """Codes uint8 [rows, bytes] and ids int64 [rows], if the file has any. Memory: these."""
     name = os.fspath(path)
-    with open_regular(path, "a faiss index file") as stream:
+    with open_regular(path, "a faiss index file") as stream, naming(path):
         file = _File(name, stream)
         kind, code_bytes, rows = file.header()
         has_ids = kind in _WITH_IDS

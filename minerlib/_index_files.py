@@ -18,8 +18,9 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -179,7 +180,7 @@ class Mapped:
 def open_mapped(path: str | os.PathLike[str], verify: bool) -> Mapped:
     """Check an index file (its body too, if `verify`) and map it. Memory: 256 KiB a thread."""
     name = os.fspath(path)
-    with open_regular(path, "an index file") as stream:
+    with open_regular(path, "an index file") as stream, naming(path):
         layout, sums = _checked_header(name, stream.fileno())
         if verify:
             _check_body(name, stream.fileno(), layout, sums)
@@ -188,6 +189,15 @@ def open_mapped(path: str | os.PathLike[str], verify: bool) -> Mapped:
     codes: np.ndarray = np.ndarray(shape, np.uint8, pages, PAGE)
     ids: np.ndarray | None = np.ndarray(layout.rows, "<i8", pages, layout.ids_at) if layout.has_ids else None
     return Mapped(name, layout, pages, codes, ids)
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """An OSError inside, such as of a failing disk, names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from error
 
 
 def open_regular(path: str | os.PathLike[str], expected: str) -> BinaryIO:
@@ -261,7 +271,7 @@ def _first_damage(descriptor: int, layout: Layout, sums: np.ndarray, blocks: ran
         checksum, padded = 0, False
         for place in range(start, end, _PIECE):
             piece = buffer[: min(_PIECE, end - place)]
-            if os.preadv(descriptor, [piece.data], place) != len(piece):
+            if not _filled(piece.data, descriptor, place):
                 return block, "the file was cut short while it was read"
             checksum = zlib.crc32(piece.data, checksum)
             padded = padded or _bits_beyond(piece, place, layout)
@@ -270,6 +280,16 @@ def _first_damage(descriptor: int, layout: Layout, sums: np.ndarray, blocks: ran
         if padded:
             return block, f"a code in the bytes from {start} to {end} has bits set beyond its {layout.bits}"
     return None
+
+
+def _filled(buffer: memoryview, descriptor: int, place: int) -> bool:
+    """Read as much as the buffer holds; False where the file ends before."""
+    while buffer:
+        count = os.preadv(descriptor, [buffer], place)
+        if not count:
+            return False
+        buffer, place = buffer[count:], place + count
+    return True
 
 
 def _bits_beyond(piece: np.ndarray, place: int, layout: Layout) -> bool:
