@@ -1,8 +1,8 @@
 """The Hamming families of the numba backend: queries in blocks, the database in parts, parts in slabs.
 
-A slab is a range of rows as 64-bit words, filled up with zero bits: the one copy that is made of the codes. A
-few queries are spread over parts of the database, so that one query too uses all threads. Importing this does
-not import numba.
+A slab is a range of rows as 64-bit words, filled up with zero bits where that is needed, in a copy; the codes
+are never copied whole. Few queries are spread over parts of the database, so that one query too uses all
+threads. Importing this does not import numba.
 """
 
 from __future__ import annotations
@@ -222,9 +222,15 @@ def _slabs(
     stop: int,
     most_rows: int = SLAB_BYTES,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(first row, slab [R, W] uint64) of all rows start..stop, in one buffer that is written anew each time."""
+    """(first row, slab [R, W] uint64) of all rows start..stop; a slab lives until the next is asked for."""
     words = -(-codes.shape[1] // 8)
     step = min(most_rows, stop - start, max(LEAST_SLAB, SLAB_BYTES // (8 * words)))
+    whole_words = codes.view(np.uint64) if codes.shape[1] == 8 * words else None
+    # numba would compile its kernels again for arrays that are read-only or not aligned
+    if whole_words is not None and whole_words.flags.aligned and whole_words.flags.writeable:
+        for at in range(start, stop, step):
+            yield at, whole_words[at : min(at + step, stop)]
+        return
     buffer = np.zeros((step, words), dtype=np.uint64)
     as_bytes = buffer.view(np.uint8)[:, : codes.shape[1]]
     for at in range(start, stop, step):

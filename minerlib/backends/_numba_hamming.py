@@ -13,7 +13,6 @@ the exact k-th distance for any k.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ def _count_ones(typing_context: Any, word: Any) -> Any:
 
 
 #: How many bits of a word are set: one instruction, or what the processor has in its place.
-_ones: Callable[[Any], Any] = intrinsic(_count_ones)
+_ones: Any = intrinsic(_count_ones)
 
 
 @kernel
@@ -64,8 +63,8 @@ def _distances(
 ) -> np.ndarray:  # [B, T] int32
     out = np.empty((queries.shape[0], tile.shape[0]), np.int32)
     turned = np.empty((tile.shape[1], tile.shape[0]), np.uint64)
-    for j in range(tile.shape[0]):
-        for w in range(tile.shape[1]):
+    for w in range(tile.shape[1]):
+        for j in range(tile.shape[0]):
             turned[w, j] = tile[j, w]
     for i in range(queries.shape[0]):
         _fill(queries[i], turned, out[i])
