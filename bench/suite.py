@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from minerlib.benchmarks import machine, peers, works
+from minerlib.benchmarks import codes, machine, peers, works
 from minerlib.benchmarks.contest import Limits, Spec
-from minerlib.benchmarks.results import AheadOfEveryPeer, Faster, MemoryBelow, Requirement, ShareOfGemm
+from minerlib.benchmarks.results import (
+    AheadOfEveryPeer,
+    Faster,
+    MemoryBelow,
+    Requirement,
+    ShareOf,
+    ShareOfGemm,
+    TimeBelow,
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,45 @@ def _nearest(k: int, times: float) -> Row:
     return Row(Spec(f"nearest {k}, 10K in 50K", "nearest", options), (Faster(peers.FAISS, times),))
 
 
+_MILLION = 1_000_000
+_SLOW_PEERS = Limits(rounds=9, least_rounds=2, call_seconds=30)  # faiss takes seconds
+
+
+def _codes(
+    bits: int, k: int, *required: Requirement, queries: int = 200, limits: Limits = _SLOW_PEERS
+) -> Row:
+    title = f"codes, {bits} bits, {k} of 1M, {queries} {'query' if queries == 1 else 'queries'}"
+    options = {"queries": queries, "database": _MILLION, "bits": bits, "k": k}
+    return Row(Spec(title, "code_search", options), required, limits, memory=False)
+
+
+def _range(bits: int, radius: int) -> Row:
+    options = {"queries": 200, "database": _MILLION, "bits": bits, "radius": radius}
+    spec = Spec(f"codes, {bits} bits, within {radius} of 1M, 200 queries", "code_range", options)
+    return Row(spec, (Faster(codes.FAISS, 4),), _SLOW_PEERS, memory=False)
+
+
+CODES = (
+    _codes(64, 10, Faster(codes.FAISS, 5)),
+    *(_codes(bits, 10, Faster(codes.FAISS, 6)) for bits in (128, 256, 512)),
+    _codes(64, 1000, Faster(codes.FAISS, 8)),
+    _codes(64, 10, Faster(codes.FAISS, 5), queries=10_000,
+           limits=Limits(rounds=5, least_rounds=2, call_seconds=60, wall_seconds=90)),
+    _codes(64, 100_000, AheadOfEveryPeer(), queries=8),
+    _range(64, 16),
+    _range(256, 96),
+    *(_codes(bits, 10, ShareOf(codes.SUM, 80), queries=1, limits=Limits()) for bits in (64, 512)),
+    Row(
+        Spec(
+            "mAP, 10K queries, 50K codes, 48 bits",
+            "code_map",
+            {"queries": 10_000, "database": 50_000, "bits": 48, "classes": 10, "scripted": 400},
+        ),
+        (TimeBelow(0.5), MemoryBelow(50), Faster(codes.SCRIPT, 50)),
+        _SLOW_PEERS,
+    ),
+)  # fmt: skip
+
 REQUIRED = (
     *(_jtanet(strategy) for strategy in ("hard", "random-hard", "semi-hard")),
     Row(
@@ -77,6 +124,7 @@ REQUIRED = (
         Spec("duplicates, N=4096", "duplicates", {"rows": 4096, "dims": 128, "classes": 512}),
         (Faster(works.OWN_DISTINCT, 1 / 25), MemoryBelow(1, beyond=works.OWN_DISTINCT)),
     ),
+    *CODES,
 )
 
 #: Where the multiplications decide, the kernels without AMX must reach this share of the float32 product.
@@ -108,7 +156,7 @@ def required_rows() -> list[Row]:
 
 
 def _without_amx(row: Row) -> tuple[Requirement, ...]:
-    if row.spec.kind == "duplicates":  # the worst case has a bound of its own
+    if row.spec.kind == "duplicates" or row in CODES:  # a bound of its own; no multiplications
         return ()
     ahead = (AheadOfEveryPeer(),) if row.spec.kind != "four_extremes" else ()
     return (*ahead, _SHARE) if row.spec.kind in _BOUND_BY_PRODUCTS else ahead

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 
 import minerlib
 from bench import plot, report, suite
-from minerlib.benchmarks import agreement, contest, data, machine, memory, quick, results, works
+from minerlib.benchmarks import agreement, codes, contest, data, machine, memory, quick, results, works
 from minerlib.benchmarks.agreement import Disagreement
 from minerlib.benchmarks.contest import Contender, Contest, Limits, Spec
 from minerlib.benchmarks.results import (
@@ -24,7 +25,9 @@ from minerlib.benchmarks.results import (
     Faster,
     MemoryBelow,
     Outcome,
+    ShareOf,
     ShareOfGemm,
+    TimeBelow,
     Timing,
 )
 from minerlib.cli import main
@@ -85,6 +88,11 @@ def test_a_part_of_the_work_is_the_mark_only_where_no_peer_does_the_whole() -> N
         (AheadOfEveryPeer(), True),
         (ShareOfGemm(99), True),
         (ShareOfGemm(101), False),
+        (ShareOf("product alone", 40), True),  # 4 ms of our 10
+        (ShareOf("product alone", 41), False),
+        (ShareOf("third tool", 1), None),
+        (TimeBelow(0.0101), True),
+        (TimeBelow(0.0100), False),
         (MemoryBelow(3.5), True),
         (MemoryBelow(2.9), False),
         (MemoryBelow(1, beyond="our own other"), True),
@@ -120,6 +128,11 @@ def test_table_has_a_line_for_every_requirement() -> None:
         "work", "10.0", "fast tool Miner", "50.0", "5.00x", "20x slow tool", "20x", "yes", "100", "1", "3.0",
     ]  # fmt: skip
     assert [re.split(r"  +", line.strip())[-1] for line in lines[1:]] == ["NO", "?"]
+
+
+def test_work_without_multiplications_has_no_share_of_the_product() -> None:
+    column = results.HEADER.index("% of GEMM")
+    assert [results.table_rows([outcome(dims=dims)])[0][column] for dims in (50, 0)] == ["100", "-"]
 
 
 def test_json_round_trip() -> None:
@@ -232,6 +245,18 @@ def test_who_cannot_take_part_is_left_out_with_a_reason() -> None:
     assert all(timing.median_s >= timing.fastest_s > 0 for timing in held.timings)
 
 
+def test_who_does_a_share_of_the_work_is_charged_for_all_of_it() -> None:
+    def slowly() -> int:
+        time.sleep(0.004)
+        return 1
+
+    others = (Contender("all", slowly, same), Contender("a tenth", slowly, same, share=0.1))
+    held = contest.hold(Spec("work", "none"), contest_of(*others), FAST)
+    whole, tenth = held.timings[1:]
+    assert 4 < tenth.fastest_s / whole.fastest_s < 25  # 10, but for what else the machine does
+    assert tenth.fastest_s >= 0.04
+
+
 def test_an_instruction_set_is_pinned_while_ours_runs_and_no_longer() -> None:
     native = pytest.importorskip("minerlib.backends.native")
     if native.reasons_unusable():
@@ -309,6 +334,74 @@ def test_draws_are_held_to_the_distribution() -> None:
         agreement.judge_draws(b.rows, b.classes, (a, p, p))
 
 
+def disagrees(check: Callable[..., None], *arguments: Any) -> bool:
+    try:
+        check(*arguments)
+    except Disagreement:
+        return True
+    return False
+
+
+def test_neighbors_of_codes_are_held_to_exact_order() -> None:
+    q, rows = data.codes(3, 12, seed=1), data.codes(500, 12)
+    found = minerlib.hamming_search(q, rows, 9)
+    codes.judge_neighbors(q, rows, found, 9)
+    tied = np.flatnonzero(found.distances[0, :-1] == found.distances[0, 1:])[0]
+    swapped = found.indices.copy()
+    swapped[0, [tied, tied + 1]] = swapped[0, [tied + 1, tied]]
+    assert disagrees(codes.judge_neighbors, q, rows, found._replace(indices=swapped), 9)
+    assert disagrees(codes.judge_neighbors, q, rows, found._replace(distances=found.distances + 1), 9)
+    assert disagrees(codes.judge_neighbors, q, rows, found, 8)
+    # another tool may order ties as it likes, and choose among those at the last distance
+    theirs = (found.distances, swapped)
+    codes.same_neighbors(q, rows, found, theirs)
+    every = minerlib.hamming_distance(q, rows)
+    last = int(found.distances[0, -1])
+    (spare, *_) = sorted(set(np.flatnonzero(every[0] == last)) - set(found.indices[0]))
+    (stranger, *_) = np.flatnonzero(every[0] > last)
+    for place, row, allowed in ((-1, spare, True), (-1, stranger, False), (0, spare, False)):
+        changed = found.indices.copy()
+        changed[0, place] = row
+        assert disagrees(codes.same_neighbors, q, rows, found, (found.distances, changed)) != allowed
+    doubled = found.indices.copy()
+    doubled[0, -1] = doubled[0, -2]
+    assert disagrees(codes.same_neighbors, q, rows, found, (found.distances, doubled))
+    assert disagrees(codes.same_neighbors, q, rows, found, (found.distances + 1, found.indices))
+
+
+def test_ranges_of_codes_are_held_to_exact_order() -> None:
+    q, rows = data.codes(3, 12, seed=1), data.codes(500, 12)
+    found = minerlib.hamming_range(q, rows, 3)
+    codes.judge_range(q, rows, found, 3)
+    assert disagrees(codes.judge_range, q, rows, found, 2)
+    assert disagrees(codes.judge_range, q, rows, found._replace(indices=found.indices[::-1]), 3)
+    theirs = [found.offsets, found.distances.astype(np.float32), found.indices]
+    codes.same_range(found, theirs)
+    first = slice(*found.offsets[:2])
+    backwards = [array.copy() for array in theirs]
+    for array in backwards[1:]:
+        array[first] = array[first][::-1]
+    codes.same_range(found, backwards)
+    backwards[2][first] = found.indices[first]
+    assert disagrees(codes.same_range, found, backwards)
+    assert disagrees(codes.same_range, found, [found.offsets + 1, *theirs[1:]])
+    assert disagrees(codes.same_range, found, [*theirs[:2], found.indices + 1])
+
+
+def test_the_map_of_codes_is_held_to_its_parts() -> None:
+    q, labels = data.labelled_codes(40, 20, 3, seed=1)
+    work = (q, labels, *data.labelled_codes(300, 20, 3))
+    result = minerlib.hamming_map(*work)
+    assert 0.4 < result < 0.99
+    codes.judge_map(*work, result)
+    assert disagrees(codes.judge_map, *work, result + 1e-9)
+    held = codes.code_map(40, 300, 20, 3, scripted=10)
+    script = held.others[0]
+    assert script.share == 0.25
+    script.check(held.ours(), script.run())
+    assert disagrees(script.check, held.ours(), script.run() + 1e-9)
+
+
 # ------------------------------------------------------------------ the works
 
 
@@ -328,6 +421,8 @@ def test_what_is_required_names_contenders_that_there_are(row: suite.Row) -> Non
     for requirement in row.required:
         if isinstance(requirement, Faster):
             assert any(name.startswith(requirement.than) for name in names)
+        if isinstance(requirement, ShareOf):
+            assert requirement.part in names
         if isinstance(requirement, MemoryBelow) and requirement.beyond is not None:
             assert requirement.beyond in names
 

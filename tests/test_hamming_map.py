@@ -14,6 +14,7 @@ from sklearn.metrics import average_precision_score
 
 from minerlib import hamming_distance, hamming_map, pack_bits
 from minerlib.average_precision import TIES, expected_from_counts
+from minerlib.benchmarks.codes import script_map
 
 from .conftest import FAST_BACKENDS
 
@@ -190,21 +191,6 @@ def test_the_expectation_from_codes(work, k, backend) -> None:
 # ------------------------------------------------------------------ the script
 
 
-def the_script(query_signs, query_targets, database_signs, database_targets, topk: int) -> float:
-    """The usual evaluation, in our own words: codes of -1 and +1, targets of 0 and 1, all float32."""
-    bits, total = database_signs.shape[1], 0.0
-    for signs, targets in zip(query_signs, query_targets, strict=True):
-        wanted = (np.dot(targets, database_targets.T) > 0).astype(np.float32)
-        distances = 0.5 * (bits - np.dot(signs, database_signs.T))
-        top = wanted[np.argsort(distances)][0:topk]
-        count = int(np.sum(top))
-        if count == 0:
-            continue
-        places = np.asarray(np.where(top == 1)) + 1.0
-        total = total + np.mean(np.linspace(1, count, count) / places)
-    return total / len(query_signs)
-
-
 @pytest.mark.parametrize("bits", [12, 48, 65])
 @pytest.mark.parametrize("k", [None, 1, 100, 699, 700])
 def test_the_script_is_reproduced_to_the_bit(bits: int, k: int | None, backend) -> None:
@@ -214,12 +200,12 @@ def test_the_script_is_reproduced_to_the_bit(bits: int, k: int | None, backend) 
     topk = -1 if k is None else k
     classes, database_classes = rng.integers(0, 5, 25), rng.integers(0, 4, 700)  # one that the database lacks
     targets = np.eye(5, dtype=np.float32)
-    judged = the_script(query_signs, targets[classes], database_signs, targets[database_classes], topk)
+    judged = script_map(query_signs, targets[classes], database_signs, targets[database_classes], topk)
     packed = pack_bits(query_signs), pack_bits(database_signs)
     options = {"k": k, "ties": "script", "backend": backend.name}
     assert hamming_map(packed[0], classes, packed[1], database_classes, **options) == judged
     tags, database_tags = rng.random((25, 30)) < 0.05, rng.random((700, 30)) < 0.05
-    judged = the_script(
+    judged = script_map(
         query_signs, tags.astype(np.float32), database_signs, database_tags.astype(np.float32), topk
     )
     assert hamming_map(packed[0], tags, packed[1], database_tags, **options) == judged

@@ -32,6 +32,7 @@ class Contender:
     bytes_needed: float = 0
     seconds_needed: float = 0
     unavailable: str = ""
+    share: float = 1.0  # of the work that it does, one too slow for all of it; its times are scaled up
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Contest:
     """The work itself: `pairs` rows are compared, at 2 * dims operations each."""
 
     pairs: int
-    dims: int
+    dims: int  # 0 for codes, which are not multiplied
     ours: Callable[[], Any]
     judge: Callable[[Any], None]  # our result against the definition; raises Disagreement
     others: tuple[Contender, ...] = ()
@@ -66,11 +67,17 @@ class Limits:
     gemm_size: int = 2048
 
 
+#: Name, role, what to call, about how many seconds a call takes, and which share of the work it does.
+_Estimate = tuple[str, str, Callable[[], Any], float, float]
+
+
 class _Turns:
     """The timed calls of one contender."""
 
-    def __init__(self, call: Callable[[], Any], estimate: float, limits: Limits, most: int) -> None:
-        self.call, self.estimate = call, max(estimate, 1e-7)
+    def __init__(
+        self, call: Callable[[], Any], estimate: float, limits: Limits, most: int, share: float = 1.0
+    ) -> None:
+        self.call, self.estimate, self.share = call, max(estimate, 1e-7), share
         self.calls_a_turn = min(50, max(1, round(_TURN_SECONDS / self.estimate)))
         wanted = int(limits.seconds / (self.calls_a_turn * self.estimate))
         self.turns = min(most, max(limits.least_rounds, wanted))
@@ -87,7 +94,8 @@ class _Turns:
 
     def timing(self, name: str, role: str) -> Timing:
         calls = self.calls_a_turn * len(self.medians)
-        return Timing(name, role, statistics.median(self.medians), self.fastest, calls)
+        median = statistics.median(self.medians)
+        return Timing(name, role, median / self.share, self.fastest / self.share, calls)
 
 
 def seconds(call: Callable[[], Any]) -> float:
@@ -121,10 +129,10 @@ def hold(
     limits = limits or Limits()
     with pinned(instruction_set):
         skipped: dict[str, str] = {}
-        estimates: list[tuple[str, str, Callable[[], Any], float]] = []
+        estimates: list[_Estimate] = []
         start = time.perf_counter()
         ours = contest.ours()
-        estimates.append((OURS, OURS, contest.ours, time.perf_counter() - start))
+        estimates.append((OURS, OURS, contest.ours, time.perf_counter() - start, 1.0))
         contest.judge(ours)
         for contender in contest.others:
             reason = reason_to_skip(contender, limits)
@@ -137,7 +145,7 @@ def hold(
             estimate = time.perf_counter() - start
             contender.check(ours, theirs)
             del theirs
-            estimates.append((contender.name, contender.role, contender.run, estimate))
+            estimates.append((contender.name, contender.role, contender.run, estimate, contender.share))
         del ours
         product = machine.square_product(limits.gemm_size)
         product()
@@ -156,12 +164,14 @@ def hold(
 
 
 def _alternate(
-    estimates: Sequence[tuple[str, str, Callable[[], Any], float]],
+    estimates: Sequence[_Estimate],
     product: Callable[[], Any],
     limits: Limits,
 ) -> tuple[list[Timing], float]:
     """Everyone in turn, so that all meet the same state of the machine; those with few turns spread out."""
-    players = [_Turns(call, estimate, limits, limits.rounds) for _, _, call, estimate in estimates]
+    players = [
+        _Turns(call, estimate, limits, limits.rounds, share) for _, _, call, estimate, share in estimates
+    ]
     gemm = _Turns(product, seconds(product), limits, min(5, limits.rounds))
     rounds = max(player.turns for player in players)
     start = time.perf_counter()
@@ -171,9 +181,7 @@ def _alternate(
         for player in (*players, gemm):
             if turn * player.turns % rounds < player.turns:
                 player.take()
-    timings = [
-        player.timing(name, role) for player, (name, role, _, _) in zip(players, estimates, strict=True)
-    ]
+    timings = [player.timing(name, role) for player, (name, role, *_) in zip(players, estimates, strict=True)]
     return timings, statistics.median(gemm.medians)
 
 

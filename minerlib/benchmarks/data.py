@@ -28,6 +28,24 @@ def batch(rows: int, dims: int, classes: int, spread: float = 0.6, seed: int = 0
     return Batch(x, labels, x.numpy(), labels.numpy())
 
 
+def codes(rows: int, bits: int, seed: int = 0) -> np.ndarray:  # [rows, bytes] uint8
+    """Random codes."""
+    generator = np.random.default_rng([seed, bits])
+    packed = generator.integers(0, 256, (rows, -(-bits // 8)), dtype=np.uint8)
+    if bits % 8:
+        packed[:, -1] &= (1 << bits % 8) - 1
+    return packed
+
+
+def labelled_codes(rows: int, bits: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Codes [rows, bytes] around those of their classes, a quarter of the bits flipped; and labels [rows]."""
+    centres = np.random.default_rng(bits).random((classes, bits)) < 0.5  # of every seed the same
+    generator = np.random.default_rng([seed, bits])
+    labels = generator.integers(0, classes, rows)
+    flipped = generator.random((rows, bits), dtype=np.float32) < 0.25
+    return np.packbits(centres[labels] ^ flipped, axis=1, bitorder="little"), labels
+
+
 def duplicates(rows: int, dims: int, classes: int) -> Batch:
     """One row, `rows` times: every distance is a tie, and float32 tells nothing apart."""
     base = batch(rows, dims, classes)

@@ -23,14 +23,15 @@ PRODUCT = "x @ x.T alone"
 LOOP = "per-pair loop"
 BROADCAST = "torch, an anchor at a time"
 
-_MODULES = {PML: "pytorch_metric_learning", FAISS: "faiss", SKLEARN: "sklearn"}
+_MODULES = {PML: "pytorch_metric_learning", "faiss-cpu": "faiss", SKLEARN: "sklearn"}
 
 
 @functools.cache
 def missing(name: str) -> str:
     """Why a peer cannot take part, or an empty string."""
+    module = next(module for tool, module in _MODULES.items() if name.startswith(tool))
     try:
-        importlib.import_module(_MODULES[name])
+        importlib.import_module(module)
     except Exception as error:  # whatever a broken installation raises
         return f"not installed ({error})"
     return ""
@@ -108,7 +109,7 @@ def pml_extremes(b: Batch, easy_positive: bool = False) -> Contender:
     name = f"{PML} {'BatchEasyHardMiner' if easy_positive else 'BatchHardMiner'}"
     reason = missing(PML)
     if reason:
-        return _absent(name, reason)
+        return absent(name, reason)
     distances, miners = _pml()
     distance = distances.LpDistance(normalize_embeddings=False)
     if easy_positive:
@@ -137,7 +138,7 @@ def pml_listing(
     name = f"{PML} TripletMarginMiner({kind})"
     reason = missing(PML)
     if reason:
-        return _absent(name, reason)
+        return absent(name, reason)
     distances, miners = _pml()
     squares = distances.LpDistance(normalize_embeddings=False, power=2)
     miner = miners.TripletMarginMiner(margin=margin, type_of_triplets=kind, distance=squares)
@@ -154,7 +155,7 @@ def pml_distance_weighted(b: Batch) -> Contender:
     name = f"{PML} DistanceWeightedMiner"
     reason = missing(PML)
     if reason:
-        return _absent(name, reason)
+        return absent(name, reason)
     miner = _pml()[1].DistanceWeightedMiner(cutoff=0.5, nonzero_loss_cutoff=1.4)
 
     def check(ours: Any, theirs: Any) -> None:
@@ -253,7 +254,7 @@ def faiss_flat(queries: np.ndarray, database: np.ndarray, k: int, role: str = "p
     """faiss's exact index; building it is not timed."""
     reason = missing(FAISS)
     if reason:
-        return _absent(FAISS, reason)
+        return absent(FAISS, reason)
     index = importlib.import_module("faiss").IndexFlatL2(database.shape[1])
     index.add(database)
 
@@ -275,7 +276,7 @@ def sklearn_neighbors(queries: np.ndarray, database: np.ndarray, k: int) -> Cont
     """scikit-learn's brute-force search, which works in float64 tiles."""
     reason = missing(SKLEARN)
     if reason:
-        return _absent(SKLEARN, reason)
+        return absent(SKLEARN, reason)
     from sklearn.neighbors import NearestNeighbors
 
     search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(database)
@@ -321,7 +322,7 @@ def matrices(b: Batch) -> tuple[Contender, ...]:
     ]
     reason = missing(SKLEARN)
     if reason:
-        return (*contenders, _absent(SKLEARN, reason))
+        return (*contenders, absent(SKLEARN, reason))
     from sklearn.metrics.pairwise import euclidean_distances
 
     # Squares of the diagonal cancel to about 1e-16, whose root is 1e-8.
@@ -332,7 +333,9 @@ def matrices(b: Batch) -> tuple[Contender, ...]:
     return tuple(contenders)
 
 
-def _absent(name: str, reason: str) -> Contender:
+def absent(name: str, reason: str) -> Contender:
+    """One who cannot take part."""
+
     def nothing() -> None:
         raise AssertionError("left out before it is run")
 

@@ -31,6 +31,9 @@ def choice(quick: bool) -> tuple[list[Spec], Limits]:
         Spec("JTANet batch, semi-hard", "per_pair", {"strategy": "semi-hard", **jtanet}),
         Spec("batch-hard, 1024 rows", "batch_hard", rows),
         Spec("nearest 10 of 10000", "nearest", {"queries": 1000, "database": 10_000, "dims": 128, "k": 10}),
+        Spec(
+            "codes, 10 of 100000", "code_search", {"queries": 200, "database": 100_000, "bits": 64, "k": 10}
+        ),
     ]
     if quick:
         return small, Limits(seconds=0.2, rounds=5, least_rounds=1, call_seconds=2, gemm_size=1024)

@@ -132,6 +132,35 @@ class ShareOfGemm:
 
 
 @dataclass(frozen=True)
+class ShareOf:
+    """At least this percentage of the rate of a part of the work that reads the same memory."""
+
+    part: str
+    percent: float
+
+    def judge(self, outcome: Outcome) -> Verdict:
+        needed = f"{self.percent:g} % of"
+        timing = outcome.timing(self.part)
+        if timing is None:
+            return Verdict(self.part, needed, outcome.skipped.get(self.part, "did not take part"), None)
+        got = 100 * outcome.ratio(timing)
+        return Verdict(self.part, needed, f"{got:.0f} %", got >= self.percent)
+
+
+@dataclass(frozen=True)
+class TimeBelow:
+    """Less than so many seconds."""
+
+    seconds: float
+    label: str = "time"
+
+    def judge(self, outcome: Outcome) -> Verdict:
+        got = outcome.ours.median_s
+        needed = f"< {milliseconds(self.seconds)} ms"
+        return Verdict(self.label, needed, f"{milliseconds(got)} ms", got < self.seconds)
+
+
+@dataclass(frozen=True)
 class MemoryBelow:
     """Peak extra memory below `mb`, or no more than `mb` beyond that of another contender."""
 
@@ -152,7 +181,7 @@ class MemoryBelow:
         return Verdict(label, needed, f"{got:.1f} MB", got < self.mb)
 
 
-Requirement = Faster | AheadOfEveryPeer | ShareOfGemm | MemoryBelow
+Requirement = Faster | AheadOfEveryPeer | ShareOfGemm | ShareOf | TimeBelow | MemoryBelow
 
 
 def judge(outcome: Outcome, requirements: Iterable[Requirement]) -> None:
@@ -193,7 +222,8 @@ def table_rows(outcomes: Sequence[Outcome]) -> list[list[str]]:
             cells[2:] = [best.name, milliseconds(best.median_s), _times(outcome.ratio(best))]
         verdicts = [_verdict_cells(verdict) for verdict in outcome.verdicts] or [["", "", ""]]
         extra = "-" if outcome.ours.extra_mb is None else f"{outcome.ours.extra_mb:.1f}"
-        rates = [f"{outcome.percent_of_gemm:.0f}", f"{outcome.pairs_per_second / 1e6:.0f}", extra]
+        share = f"{outcome.percent_of_gemm:.0f}" if outcome.dims else "-"
+        rates = [share, f"{outcome.pairs_per_second / 1e6:.0f}", extra]
         lines.append([*cells, *verdicts[0], *rates])
         lines += [["", "", "", "", "", *verdict, "", "", ""] for verdict in verdicts[1:]]
     return lines

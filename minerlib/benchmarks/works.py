@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import minerlib
-from minerlib.benchmarks import agreement, data, peers
+from minerlib.benchmarks import agreement, codes, data, peers
 from minerlib.benchmarks.contest import Contender, Contest, Spec
 
 MARGIN = 0.2
@@ -24,7 +24,7 @@ def build(spec: Spec) -> Contest:
 
 def tiny(spec: Spec) -> Spec:
     """The same kind of work at a size that takes no time."""
-    most = {"rows": 96, "queries": 32, "database": 200, "dims": 24, "classes": 8, "k": 20}
+    most = {"rows": 96, "queries": 32, "database": 200, "dims": 24, "classes": 8, "k": 20, "scripted": 8}
     small = {name: min(value, most[name]) if name in most else value for name, value in spec.options.items()}
     return Spec(f"{spec.title} (tiny)", spec.kind, small)
 
@@ -203,6 +203,6 @@ KINDS: dict[str, Callable[..., Contest]] = {
     function.__name__: function
     for function in (
         per_pair, batch_hard, window, every, count, distance_weighted, nearest, four_extremes, pairwise,
-        duplicates,
+        duplicates, codes.code_search, codes.code_range, codes.code_map,
     )
 }  # fmt: skip
