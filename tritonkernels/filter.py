@@ -92,7 +92,7 @@ ROWS_CONFIG = RowsConfig()
 def inspect(
     x: torch.Tensor,  # [N, D], contiguous
 ) -> torch.Tensor:  # [N] float64
-    """The largest magnitude of each row; -1 for one that takes no part: not finite, or too large to square."""
+    """The largest magnitude of each row; -1 for one that takes no part: not finite, or beyond LARGEST_VALUE."""
     largest = torch.empty(len(x), dtype=torch.float64, device=x.device)
     config = ROWS_CONFIG
     if len(x):
@@ -360,14 +360,14 @@ def _direction_parameters(
 @triton.jit
 def load_anchors(a, row, dims, k, ROWS: tl.constexpr, DEPTH: tl.constexpr):  # [ROWS, DEPTH]
     """One step of a tile of anchors; the rows and values are padded, so no mask."""
-    rows = row + tl.arange(0, ROWS)
+    rows = (row + tl.arange(0, ROWS)).to(tl.int64)
     return tl.load(a + rows[:, None] * dims + (k + tl.arange(0, DEPTH))[None, :])
 
 
 @triton.jit
 def load_columns(b, column, dims, k, COLUMNS: tl.constexpr, DEPTH: tl.constexpr):  # [DEPTH, COLUMNS]
     """One step of a tile of columns, transposed."""
-    columns = column + tl.arange(0, COLUMNS)
+    columns = (column + tl.arange(0, COLUMNS)).to(tl.int64)
     return tl.load(b + columns[None, :] * dims + (k + tl.arange(0, DEPTH))[:, None])
 
 
@@ -375,8 +375,8 @@ def load_columns(b, column, dims, k, COLUMNS: tl.constexpr, DEPTH: tl.constexpr)
 def tile_dots(
     a,  # [Np, Dp]
     b,  # [Mp, Dp]
-    row,  # int64
-    column,  # int64
+    row,
+    column,
     dims,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,

@@ -75,6 +75,9 @@ class Compilation:
     signature: Mapping[str, str]  # argument -> "*fp32", "i32", ...; constants may be left out
     constants: Mapping[str, Any]
     options: Mapping[str, Any] = field(default_factory=dict)  # num_warps, num_stages, enable_fp_fusion
+    multiples: tuple[
+        str, ...
+    ] = ()  # numbers that are always multiples of 16, as Triton finds out at a launch
 
     @property
     def canonical(self) -> bool:
@@ -87,6 +90,18 @@ class Compilation:
             name: "constexpr" if name in self.constants else self.signature[name]
             for name in self.kernel.arg_names
         }
+
+    def source(self) -> Any:
+        """What `triton.compile` takes: pointers to whole tensors are aligned to 16 bytes, as torch's are."""
+        from triton.compiler import ASTSource
+
+        aligned = [
+            place
+            for place, (name, kind) in enumerate(self.types().items())
+            if kind.startswith("*") or name in self.multiples
+        ]
+        attributes = {(place,): [["tt.divisibility", 16]] for place in aligned}
+        return ASTSource(self.kernel, self.types(), constexprs=dict(self.constants), attrs=attributes)
 
 
 def all_compilations(parts: Iterable[Iterable[Compilation]]) -> list[Compilation]:

@@ -74,7 +74,7 @@ def cases(
     seed: int,
     anchors: torch.Tensor,  # [N] int64
 ) -> torch.Tensor:  # [N] int64 in 0..3
-    """The case of each anchor under `assorted`, as minerlib.random.cases, with torch's own int64 arithmetic."""
+    """The case of each anchor under `assorted`, as minerlib.random.cases, in torch's own arithmetic."""
     word = 0xFFFFFFFF
 
     def upper(x: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,471 @@
+"""extremes: per anchor the nearest and the farthest positive, the nearest and the farthest negative.
+
+anchors [N, D], columns [M, D], labels -> found [4, N] int64, -1 for none. Decided on canonical float64 selection
+values, ties by the lowest index.
+
+`filter_kernel` multiplies tiles in float16 with both sides in the order of their classes, so that positives lie in
+a narrow range of columns. Each lane of a tile (a column modulo the tile's width) keeps its best value, where it
+was, and its second best. At the end the best lanes become a short list, and `rest` bounds from below whatever is
+not listed. Values are signed so that smaller is better: near - a.b is a lower bound for the nearest column, a.b
+- far for the farthest (filter.py). `decide_kernel` keeps the listed columns whose lower bound does not exceed the
+least upper bound; one is certified, a few are compared in float64, and where `rest` does not exceed the bound
+either the whole row is computed in float64.
+Memory: N * splits * 36 bytes beside the operands. Limits: M < 2^31. Source: EXT eq. 3, 9-12; DESIGN of csrc/cpu.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from tritonkernels import filter as filters
+from tritonkernels.canonical import metric_norms, pair_selections
+from tritonkernels.filter import USABLE, Filter, load_anchors, load_columns, tile_dots
+from tritonkernels.labels import Labels, shared
+from tritonkernels.launching import (
+    CANONICAL,
+    KINDS,
+    Compilation,
+    blocks,
+    int64_on,
+    on_device,
+    power_of_two,
+)
+
+NEAREST_POSITIVE, FARTHEST_POSITIVE, NEAREST_NEGATIVE, FARTHEST_NEGATIVE = range(4)
+
+#: A value that nothing exceeds: what is no candidate.
+NEVER = tl.constexpr(float("inf"))
+
+
+# ------------------------------------------------------------------ tiles
+
+
+@triton.jit
+def _keep(best, second, place, value, column):
+    """Offers a tile's values to the lanes."""
+    better = value < best
+    second = tl.minimum(second, tl.maximum(value, best))
+    place = tl.where(better, column, place)
+    return tl.minimum(best, value), second, place
+
+
+@triton.jit
+def _store_list(
+    best, second, place, row, split, splits, values, found, rests,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, KEPT: tl.constexpr,
+):  # fmt: skip
+    """The KEPT best lanes of each row, and a lower bound of everything else."""
+    rows = row + tl.arange(0, ROWS)
+    lane = tl.arange(0, COLUMNS)
+    for c in tl.static_range(KEPT):
+        least, at = tl.min(best, axis=1), tl.argmin(best, axis=1)
+        chosen = lane[None, :] == at[:, None]
+        column = tl.sum(tl.where(chosen, place, 0), axis=1) + at
+        slot = (rows * splits + split) * KEPT + c
+        tl.store(values + slot, least)
+        tl.store(found + slot, tl.where(least < NEVER, column, -1))
+        best = tl.where(chosen, NEVER, best)
+    tl.store(rests + rows * splits + split, tl.min(tl.minimum(best, second), axis=1))
+
+
+@triton.jit
+def filter_kernel(
+    a,  # [Np, Dp] float16
+    b,  # [Mp, Dp] float16
+    near,  # [Mp] float32
+    far,  # [Mp] float32
+    anchor_class,  # [Np] int32, ascending
+    column_class,  # [Mp] int32, ascending
+    starts,  # [classes + 1] int64
+    anchor_bits,  # [Np, W] int64
+    column_bits,  # [Mp, W] int64
+    near_values,  # [Np, splits, KEPT] float32
+    near_columns,  # [Np, splits, KEPT] int32, packed positions
+    near_rests,  # [Np, splits] float32
+    far_values,
+    far_columns,
+    far_rests,
+    anchors,
+    columns,
+    dims,
+    words,
+    splits,
+    POSITIVE: tl.constexpr,
+    NEAR: tl.constexpr,
+    FAR: tl.constexpr,
+    MULTI: tl.constexpr,
+    OWN: tl.constexpr,
+    WHOLE: tl.constexpr,  # one step holds the whole row
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    KEPT: tl.constexpr,
+):
+    row, split = tl.program_id(0).to(tl.int64) * ROWS, tl.program_id(1)
+    rows, lane = row + tl.arange(0, ROWS), tl.arange(0, COLUMNS)
+    near_best = tl.full([ROWS, COLUMNS], NEVER, tl.float32)
+    near_second, near_place = near_best, tl.full([ROWS, COLUMNS], 0, tl.int32)
+    far_best, far_second, far_place = near_best, near_best, near_place
+    first, last = 0, columns
+    if MULTI:
+        own_class = rows * 0
+    else:
+        own_class = tl.load(anchor_class + rows)
+        if POSITIVE:
+            lowest = tl.load(anchor_class + row)
+            highest = tl.load(anchor_class + tl.minimum(row + ROWS, anchors) - 1)
+            first = tl.load(starts + tl.maximum(lowest, 0)).to(tl.int32) // COLUMNS * COLUMNS
+            last = tl.load(starts + highest + 1).to(tl.int32)
+    if WHOLE:
+        left = load_anchors(a, row, dims, 0, ROWS, DEPTH)
+    for column in range(first + split * COLUMNS, last, splits * COLUMNS):
+        at = column + lane
+        if WHOLE:
+            right = load_columns(b, column, dims, 0, COLUMNS, DEPTH)
+            dots = tl.dot(left, right, input_precision="ieee")
+        else:
+            dots = tile_dots(a, b, row, column, dims, ROWS, COLUMNS, DEPTH, "ieee")
+        if MULTI:
+            j = at.to(tl.int64)
+            everyone = rows >= 0
+            same = shared(anchor_bits, column_bits, rows, j, everyone, j >= 0, words)
+        else:
+            same = own_class[:, None] == tl.load(column_class + at)[None, :]
+        wanted = same if POSITIVE else ~same
+        if OWN:
+            wanted = wanted & (rows[:, None] != at[None, :])
+        if NEAR:
+            value = tl.where(wanted, tl.load(near + at)[None, :] - dots, NEVER)
+            near_best, near_second, near_place = _keep(near_best, near_second, near_place, value, column)
+        if FAR:
+            value = tl.where(wanted, dots - tl.load(far + at)[None, :], NEVER)
+            far_best, far_second, far_place = _keep(far_best, far_second, far_place, value, column)
+    if NEAR:
+        _store_list(near_best, near_second, near_place, row, split, splits, near_values, near_columns,
+                    near_rests, ROWS, COLUMNS, KEPT)  # fmt: skip
+    if FAR:
+        _store_list(far_best, far_second, far_place, row, split, splits, far_values, far_columns,
+                    far_rests, ROWS, COLUMNS, KEPT)  # fmt: skip
+
+
+# ------------------------------------------------------------------ float64
+
+
+@triton.jit
+def decide_kernel(
+    x,  # [N, D]
+    y,  # [M, D]
+    x_largest,  # [N] float64, negative for rows that take no part
+    y_largest,  # [M] float64
+    x_norms,  # [N] float64, for the cosine
+    y_norms,  # [M] float64
+    parameters,  # [4] float64 of the filter
+    x_errors,  # [Np] float32, packed order
+    y_errors,  # [Mp] float32, packed order
+    x_order,  # [N] int64: packed row -> row, where ORDERED
+    y_order,  # [M] int64
+    anchor_class,  # [Np] int32, packed order
+    column_class,  # [Mp] int32, packed order
+    starts,  # [classes + 1] int64
+    anchor_bits,  # [Np, W] int64, packed order
+    column_bits,  # [Mp, W] int64, packed order
+    values,  # [Np, LISTED] float32
+    listed,  # [Np, LISTED] int32
+    rests,  # [Np, SPLITS] float32
+    found,  # [N] int64
+    columns,
+    dims,
+    words,
+    sign,  # 1 for the nearest, -1 for the farthest
+    POSITIVE: tl.constexpr,
+    MULTI: tl.constexpr,
+    OWN: tl.constexpr,
+    ORDERED: tl.constexpr,
+    COSINE: tl.constexpr,
+    LISTED: tl.constexpr,
+    SPLITS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    EXACT: tl.constexpr,
+):
+    packed_row = tl.program_id(0).to(tl.int64)
+    row = packed_row
+    if ORDERED:
+        row = tl.load(x_order + packed_row)
+    slot = packed_row * LISTED + tl.arange(0, LISTED)
+    value, place = tl.load(values + slot).to(tl.float64), tl.load(listed + slot).to(tl.int64)
+    rest = tl.min(tl.load(rests + packed_row * SPLITS + tl.arange(0, SPLITS)), axis=0).to(tl.float64)
+    live = place >= 0
+    place = tl.maximum(place, 0)
+    column = place
+    if ORDERED:
+        column = tl.load(y_order + place, mask=live, other=0)
+    if EXACT:
+        error = tl.load(x_errors + packed_row) + tl.load(y_errors + place, mask=live, other=0.0)
+        bound = tl.min(tl.where(live, value + 2.0 * error.to(tl.float64), NEVER), axis=0)
+    else:
+        bound = tl.min(value, axis=0)
+    live = live & (value <= bound)
+    hidden = (rest < NEVER) & (rest <= bound) & (EXACT != 0)
+    hidden = hidden | (tl.load(parameters + USABLE) == 0.0)
+    takes_part = tl.load(x_largest + row) >= 0
+    count = tl.sum(tl.where(live, 1, 0), axis=0)
+    best = tl.min(tl.where(live, column, columns), axis=0).to(tl.int64)
+    if takes_part & hidden:
+        best = _whole_row(
+            x, y, y_largest, x_norms, y_norms, y_order, anchor_class, column_class, starts, anchor_bits,
+            column_bits, row, packed_row, columns, dims, words, sign, POSITIVE, MULTI, OWN, ORDERED, COSINE,
+            COLUMNS,
+        )  # fmt: skip
+    elif takes_part & (count > 1) & (EXACT != 0):
+        i = row + column * 0
+        selection = sign * pair_selections(x, y, x_norms, y_norms, i, column, live, dims, COSINE)
+        selection = tl.where(live, selection, NEVER)
+        least = tl.min(selection, axis=0)
+        best = tl.min(tl.where(live & (selection == least), column, columns), axis=0).to(tl.int64)
+    tl.store(found + row, tl.where(takes_part & (best < columns), best, -1))
+
+
+@triton.jit
+def _whole_row(
+    x, y, y_largest, x_norms, y_norms, y_order, anchor_class, column_class, starts, anchor_bits, column_bits,
+    row, packed_row, columns, dims, words, sign,
+    POSITIVE: tl.constexpr, MULTI: tl.constexpr, OWN: tl.constexpr, ORDERED: tl.constexpr,
+    COSINE: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """The best column of a row from canonical values of all of them; `columns` where there is none."""
+    lane = tl.arange(0, COLUMNS)
+    best = tl.full([COLUMNS], NEVER, tl.float64)
+    where = tl.full([COLUMNS], 0, tl.int64) + columns
+    first, last = 0, columns
+    own_class = 0
+    if not MULTI:
+        own_class = tl.load(anchor_class + packed_row)
+        if POSITIVE:
+            first = tl.load(starts + tl.maximum(own_class, 0)).to(tl.int32)
+            last = tl.load(starts + own_class + 1).to(tl.int32)
+    for start in range(first, last, COLUMNS):
+        place = (start + lane).to(tl.int64)
+        live = place < last
+        if MULTI:
+            common = tl.full([COLUMNS], 0, tl.int64)
+            for word in range(words):
+                bits = tl.load(column_bits + place * words + word, mask=live, other=0)
+                common |= bits & tl.load(anchor_bits + packed_row * words + word)
+            same = common != 0
+        else:
+            same = tl.load(column_class + place, mask=live, other=-1) == own_class
+        live = live & (same if POSITIVE else ~same)
+        if OWN:
+            live = live & (place != packed_row)
+        column = place
+        if ORDERED:
+            column = tl.load(y_order + place, mask=live, other=0)
+        live = live & (tl.load(y_largest + column, mask=live, other=-1.0) >= 0)
+        i = row + column * 0
+        selection = sign * pair_selections(x, y, x_norms, y_norms, i, column, live, dims, COSINE)
+        better = live & ((selection < best) | ((selection == best) & (column < where)))
+        best, where = tl.where(better, selection, best), tl.where(better, column, where)
+    least = tl.min(best, axis=0)
+    return tl.min(tl.where(best == least, where, columns), axis=0).to(tl.int64)
+
+
+# ------------------------------------------------------------------ launcher
+
+
+@dataclass(frozen=True)
+class ExtremesConfig:
+    """Tile of the filter, candidates kept of a split, columns a step of a whole row."""
+
+    rows: int = 64
+    columns: int = 64
+    kept: int = 4
+    num_warps: int = 8
+    num_stages: int = 3
+    row_columns: int = 128
+    decide_warps: int = 4
+
+
+ONE_SIDE = ExtremesConfig()
+BOTH_SIDES = ExtremesConfig()
+#: Label sets need registers of their own.
+BOTH_SIDES_MULTI = ExtremesConfig(columns=32)
+#: Programs that fill a large GPU twice over; fewer rows than that split the columns.
+PROGRAMS = 264
+MOST_SPLITS = 16
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the families take: validated rows with the facts that every one of them needs."""
+
+    x: torch.Tensor  # [N, D], contiguous
+    y: torch.Tensor  # [M, D]; x itself where they are the same rows
+    x_largest: torch.Tensor  # [N] float64, of filter.inspect
+    y_largest: torch.Tensor  # [M] float64
+    metric: str
+
+
+def extremes(rows: Rows, labels: Labels, wanted: Iterable[int], exact: bool = True) -> torch.Tensor:
+    """found [4, N] int64; rows that are not wanted hold -1."""
+    wanted = set(wanted)
+    x, y = rows.x, rows.y
+    found = torch.full((4, len(x)), -1, dtype=torch.int64, device=x.device)
+    if len(x) == 0 or len(y) == 0 or not wanted:
+        return found
+    plan = _Plan.of(rows, labels)
+    with on_device(x):
+        for positive in (True, False):
+            side = {extreme for extreme in wanted if (extreme < NEAREST_NEGATIVE) == positive}
+            if side:
+                plan.run(rows, labels, positive, sorted(side), found, exact)
+    return found
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Operands and labels in the order of the classes."""
+
+    operands: Filter
+    x_order: torch.Tensor | None
+    y_order: torch.Tensor | None
+    x_norms: torch.Tensor
+    y_norms: torch.Tensor
+    anchor_class: torch.Tensor  # [Np] int32
+    column_class: torch.Tensor  # [Mp] int32
+    anchor_bits: torch.Tensor  # [Np, W] int64
+    column_bits: torch.Tensor  # [Mp, W] int64
+
+    @classmethod
+    def of(cls, rows: Rows, labels: Labels) -> _Plan:
+        x_order = y_order = None
+        if not labels.multi:
+            y_order = labels.members
+            x_order = y_order if labels.own else torch.sort(labels.anchor_class, stable=True)[1]
+        norms = metric_norms(rows.x, rows.y, rows.metric)
+        cosine = rows.metric == "cosine"
+        operands = filters.prepare(
+            rows.x, rows.y, rows.x_largest, rows.y_largest, "cosine" if cosine else "squared", "float16",
+            x_order, y_order, *(norms if cosine else ()),
+        )  # fmt: skip
+        np, mp = len(operands.anchors.rows), len(operands.columns.rows)
+        if labels.multi:
+            anchor_class = column_class = labels.anchor_class
+            anchor_bits, column_bits = _extend(labels.anchor_bits, np), _extend(labels.column_bits, mp)
+        else:
+            anchor_class = _extend(labels.anchor_class[x_order], np, -2)
+            column_class = _extend(labels.column_class[y_order], mp, -1)
+            anchor_bits = column_bits = labels.anchor_bits
+        return cls(operands, x_order, y_order, *norms, anchor_class, column_class, anchor_bits, column_bits)
+
+    def run(
+        self,
+        rows: Rows,
+        labels: Labels,
+        positive: bool,
+        wanted: list[int],
+        found: torch.Tensor,  # [4, N], filled in
+        exact: bool,
+    ) -> None:
+        """One side: the tiles once, then each extreme."""
+        a, b = self.operands.anchors, self.operands.columns
+        n, m, dims = len(rows.x), len(rows.y), self.operands.dims
+        near, far = (extreme + 2 * (not positive) in wanted for extreme in (0, 1))
+        config = _config(near, far, labels.multi)
+        tiles = blocks(m, config.columns)
+        splits = 1
+        if labels.multi or not positive:
+            splits = power_of_two(blocks(PROGRAMS, blocks(n, config.rows)))
+            splits = min(splits, MOST_SPLITS, power_of_two(tiles))
+        listed = splits * config.kept
+        lists = []
+        for _ in range(2):
+            lists += [
+                torch.empty(len(a.rows), listed, dtype=torch.float32, device=found.device),
+                torch.empty(len(a.rows), listed, dtype=torch.int32, device=found.device),
+                torch.empty(len(a.rows), splits, dtype=torch.float32, device=found.device),
+            ]
+            if not (near and far):
+                lists += lists
+                break
+        filter_kernel[(blocks(n, config.rows), splits)](
+            a.rows, b.rows, b.near, b.far, self.anchor_class, self.column_class, labels.starts,
+            self.anchor_bits, self.column_bits, *lists, n, m, dims, labels.words, splits,
+            POSITIVE=positive, NEAR=near, FAR=far, MULTI=labels.multi, OWN=labels.own,
+            WHOLE=dims == self.operands.depth, ROWS=config.rows, COLUMNS=config.columns,
+            DEPTH=self.operands.depth, KEPT=config.kept,
+            num_warps=config.num_warps, num_stages=config.num_stages,
+        )  # fmt: skip
+        x_order, y_order = self.x_order, self.y_order
+        for extreme in wanted:
+            sign = 1 - 2 * (extreme % 2)
+            values, columns, rests = lists[:3] if sign > 0 else lists[3:]
+            decide_kernel[(n,)](
+                rows.x, rows.y, rows.x_largest, rows.y_largest, self.x_norms, self.y_norms,
+                self.operands.parameters, a.errors, b.errors,
+                labels.starts if x_order is None else x_order, labels.starts if y_order is None else y_order,
+                self.anchor_class, self.column_class, labels.starts, self.anchor_bits, self.column_bits,
+                values, columns, rests, found[extreme], m, rows.x.shape[1], labels.words, sign,
+                POSITIVE=positive, MULTI=labels.multi, OWN=labels.own, ORDERED=x_order is not None,
+                COSINE=rows.metric == "cosine", LISTED=listed, SPLITS=splits, COLUMNS=config.row_columns,
+                EXACT=exact, num_warps=config.decide_warps, **CANONICAL,
+            )  # fmt: skip
+
+
+def _config(near: bool, far: bool, multi: bool) -> ExtremesConfig:
+    if near and far:
+        return BOTH_SIDES_MULTI if multi else BOTH_SIDES
+    return ONE_SIDE
+
+
+def _extend(values: torch.Tensor, length: int, filler: int = 0) -> torch.Tensor:
+    """`values` with more rows of `filler`."""
+    out = values.new_full((length, *values.shape[1:]), filler)
+    out[: len(values)] = values
+    return out
+
+
+def compilations() -> Iterator[Compilation]:
+    pointers = dict.fromkeys(("starts", "anchor_bits", "column_bits", "x_order", "y_order", "found"), "*i64")
+    pointers |= dict.fromkeys(
+        ("anchor_class", "column_class", "near_columns", "far_columns", "listed"), "*i32"
+    )
+    doubles = ("x_largest", "y_largest", "x_norms", "y_norms", "parameters")
+    floats = ("near", "far", "near_values", "far_values", "near_rests", "far_rests")
+    pointers |= dict.fromkeys(doubles, "*fp64")
+    pointers |= dict.fromkeys((*floats, "x_errors", "y_errors", "values", "rests"), "*fp32")
+    numbers = dict.fromkeys(("anchors", "columns", "dims", "words", "splits", "sign"), "i32")
+    for multi, positive, near, far, depth, whole in (
+        (False, False, True, False, 128, True), (False, False, True, True, 128, True),
+        (False, False, True, True, 128, False), (False, True, False, True, 128, True),
+        (False, True, True, True, 64, True), (True, False, True, False, 16, True),
+        (True, True, True, True, 128, False),
+    ):  # fmt: skip
+        config = _config(near, far, multi)
+        yield Compilation(
+            f"extremes.filter[multi={multi},positive={positive},near={near},far={far},depth={depth},"
+            f"whole={whole}]",
+            filter_kernel, {"a": "*fp16", "b": "*fp16", **pointers, **numbers},
+            {"POSITIVE": positive, "NEAR": near, "FAR": far, "MULTI": multi, "OWN": True, "WHOLE": whole,
+             "ROWS": config.rows, "COLUMNS": config.columns, "DEPTH": depth, "KEPT": config.kept},
+            {"num_warps": config.num_warps, "num_stages": config.num_stages}, ("dims",),
+        )  # fmt: skip
+    for kind in KINDS:
+        for multi, cosine, splits in (
+            (False, False, 1),
+            (False, False, 16),
+            (False, True, 4),
+            (True, False, 4),
+        ):
+            yield Compilation(
+                f"extremes.decide[{kind},multi={multi},cosine={cosine},splits={splits}]",
+                decide_kernel, {"x": f"*{kind}", "y": f"*{kind}", **pointers, **numbers},
+                {"POSITIVE": False, "MULTI": multi, "OWN": True, "ORDERED": not multi, "COSINE": cosine,
+                 "LISTED": splits * ONE_SIDE.kept, "SPLITS": splits, "COLUMNS": ONE_SIDE.row_columns,
+                 "EXACT": True},
+                {"num_warps": ONE_SIDE.decide_warps, **CANONICAL},
+            )  # fmt: skip
