@@ -1,0 +1,1 @@
+"""Drop-in classes and functions for code written against other libraries."""
