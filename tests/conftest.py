@@ -22,7 +22,10 @@ import torch
 
 import minerlib
 
-FAMILIES = ("extremes", "window", "sample", "every_triplet", "counts", "topk", "pairwise")
+FAMILIES = (
+    *("extremes", "window", "sample", "every_triplet", "counts", "topk", "pairwise"),
+    *("hamming_distance", "hamming_search", "hamming_range", "hamming_counts", "hamming_average_precision"),
+)
 
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
