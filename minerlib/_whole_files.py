@@ -41,7 +41,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         try:
             with open(descriptor, "wb") as stream:
                 if permissions is not None and hasattr(os, "fchmod"):
-                    os.fchmod(descriptor, permissions)
+                    with suppress(OSError):  # a file system without permissions
+                        os.fchmod(descriptor, permissions)
                 yield stream
                 stream.flush()
                 os.fsync(descriptor)
@@ -59,7 +60,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def _permissions(target: str) -> int | None:
-    """Those of the file to be replaced. A device or a folder in its place is refused."""
+    """Those of the file to be replaced; a folder, a device or a read-only file in its place is refused."""
     try:
         mode = os.stat(target).st_mode
     except FileNotFoundError:
@@ -68,6 +69,8 @@ def _permissions(target: str) -> int | None:
         raise IsADirectoryError(errno.EISDIR, "expected a file to write, this is a folder")
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "expected a regular file to write, this is none")
+    if not os.access(target, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise PermissionError(errno.EACCES, "the file to be replaced is read-only")
     return stat.S_IMODE(mode)
 
 

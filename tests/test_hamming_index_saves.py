@@ -257,6 +257,31 @@ def test_links_and_permissions(tmp_path: Path) -> None:
     assert stat.S_IMODE(target.stat().st_mode) == 0o640
 
 
+def test_a_read_only_file_is_not_replaced(tmp_path: Path) -> None:
+    path, index = tmp_path / "a.index", some_index(5, 16, False)
+    index.save(path)
+    path.chmod(0o444)
+    for folder in (tmp_path, *list(tmp_path.parents)[:2]):  # pytest's own, closed to others
+        folder.chmod(folder.stat().st_mode | 0o111)
+    tmp_path.chmod(0o777)
+    script = f"""
+import os
+from minerlib import HammingIndex
+if os.geteuid() == 0:
+    os.seteuid(65534)
+index = HammingIndex(8)
+index.save({str(tmp_path / "other")!r})
+try:
+    index.save({str(path)!r})
+except PermissionError as error:
+    assert error.filename == {str(path)!r}, error
+else:
+    raise SystemExit("it was replaced")
+"""
+    run_script(script)
+    assert_same(HammingIndex.load(path), index)
+
+
 def test_where_nothing_can_be_saved(tmp_path: Path) -> None:
     index = some_index(5, 16, True)
     for write in (index.save, index.to_faiss):
