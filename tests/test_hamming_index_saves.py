@@ -143,12 +143,18 @@ for line in sys.stdin:  # each line asks for one more writer, which saves until 
 """
 
 
+def wait_while(look: Callable[[], object], seen: object) -> None:
+    deadline = time.monotonic() + 60
+    while look() == seen:
+        assert time.monotonic() < deadline
+
+
 def test_kill_minus_nine_while_saving(tmp_path: Path) -> None:
-    """50 times at a random moment; the file is each time one of the versions, whole."""
+    """50 times at a random moment after a save began or ended; the file is one of the versions, whole."""
     path = tmp_path / "a.index"
     rng, left, seen = np.random.default_rng(9), 0, set()
     some_index(10, 64, True).save(path)
-    before = path.read_bytes()
+    before, old = path.read_bytes(), list[str]()
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(path), "0"],
         stdin=subprocess.PIPE,
@@ -161,10 +167,15 @@ def test_kill_minus_nine_while_saving(tmp_path: Path) -> None:
         for number in range(50):
             print(1000 * number, file=writer.stdin, flush=True)
             child = int(writer.stdout.readline())
-            time.sleep(rng.uniform(0.0, 0.12))
+            if number % 2:
+                wait_while(path.read_bytes, before)
+            else:
+                wait_while(lambda: leftovers(tmp_path), old)
+            time.sleep(rng.uniform(0.0, 0.03))
             os.kill(child, signal.SIGKILL)
             assert writer.stdout.readline() == "dead\n"
-            left += len(leftovers(tmp_path))
+            old = leftovers(tmp_path)
+            left += bool(old)
             index = HammingIndex.load(path)
             if path.read_bytes() == before:  # killed before its first save was whole
                 continue
