@@ -1,16 +1,17 @@
 """extremes: per anchor the nearest and the farthest positive, the nearest and the farthest negative.
 
-anchors [N, D], columns [M, D], labels -> found [4, N] int64, -1 for none. Decided on canonical float64 selection
-values, ties by the lowest index.
+anchors [N, D], columns [M, D], labels -> found [4, N] int64, -1 for none. Decided on canonical float64
+selection values, ties by the lowest index.
 
-`filter_kernel` multiplies tiles in float16 with both sides in the order of their classes, so that positives lie in
-a narrow range of columns. Each lane of a tile (a column modulo the tile's width) keeps its best value, where it
-was, and its second best. At the end the best lanes become a short list, and `rest` bounds from below whatever is
-not listed. Values are signed so that smaller is better: near - a.b is a lower bound for the nearest column, a.b
-- far for the farthest (filter.py). `decide_kernel` keeps the listed columns whose lower bound does not exceed the
-least upper bound; one is certified, a few are compared in float64, and where `rest` does not exceed the bound
-either the whole row is computed in float64.
-Memory: N * splits * 36 bytes beside the operands. Limits: M < 2^31. Source: EXT eq. 3, 9-12; DESIGN of csrc/cpu.
+`filter_kernel` multiplies tiles in float16 with both sides in the order of their classes, so that positives
+lie in a narrow range of columns. Each lane of a tile (a column modulo the tile's width) keeps its best
+value, where it was, and its second best. At the end the best lanes become a short list, and `rest` bounds
+from below whatever is not listed. Values are signed so that smaller is better: near - a.b is a lower bound
+for the nearest column, a.b - far for the farthest (filter.py). `decide_kernel` keeps the listed columns
+whose lower bound does not exceed the least upper bound; one is certified, a few are compared in float64,
+and where `rest` does not exceed the bound either the whole row is computed in float64.
+Memory: N * splits * 36 bytes beside the operands. Limits: M < 2^31. Source: EXT eq. 3, 9-12; DESIGN of
+csrc/cpu.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ from tritonkernels.launching import (
     KINDS,
     Compilation,
     blocks,
-    int64_on,
     on_device,
     power_of_two,
 )
@@ -291,9 +291,8 @@ class ExtremesConfig:
 
 
 ONE_SIDE = ExtremesConfig()
-BOTH_SIDES = ExtremesConfig()
-#: Label sets need registers of their own.
-BOTH_SIDES_MULTI = ExtremesConfig(columns=32)
+#: What two lists keep would not fit the registers with wider tiles.
+BOTH_SIDES = ExtremesConfig(columns=32)
 #: Programs that fill a large GPU twice over; fewer rows than that split the columns.
 PROGRAMS = 264
 MOST_SPLITS = 16
@@ -375,7 +374,7 @@ class _Plan:
         a, b = self.operands.anchors, self.operands.columns
         n, m, dims = len(rows.x), len(rows.y), self.operands.dims
         near, far = (extreme + 2 * (not positive) in wanted for extreme in (0, 1))
-        config = _config(near, far, labels.multi)
+        config = BOTH_SIDES if near and far else ONE_SIDE
         tiles = blocks(m, config.columns)
         splits = 1
         if labels.multi or not positive:
@@ -416,12 +415,6 @@ class _Plan:
             )  # fmt: skip
 
 
-def _config(near: bool, far: bool, multi: bool) -> ExtremesConfig:
-    if near and far:
-        return BOTH_SIDES_MULTI if multi else BOTH_SIDES
-    return ONE_SIDE
-
-
 def _extend(values: torch.Tensor, length: int, filler: int = 0) -> torch.Tensor:
     """`values` with more rows of `filler`."""
     out = values.new_full((length, *values.shape[1:]), filler)
@@ -441,11 +434,11 @@ def compilations() -> Iterator[Compilation]:
     numbers = dict.fromkeys(("anchors", "columns", "dims", "words", "splits", "sign"), "i32")
     for multi, positive, near, far, depth, whole in (
         (False, False, True, False, 128, True), (False, False, True, True, 128, True),
-        (False, False, True, True, 128, False), (False, True, False, True, 128, True),
+        (False, False, True, True, 64, False), (False, True, False, True, 128, True),
         (False, True, True, True, 64, True), (True, False, True, False, 16, True),
-        (True, True, True, True, 128, False),
+        (True, True, True, True, 64, False),
     ):  # fmt: skip
-        config = _config(near, far, multi)
+        config = BOTH_SIDES if near and far else ONE_SIDE
         yield Compilation(
             f"extremes.filter[multi={multi},positive={positive},near={near},far={far},depth={depth},"
             f"whole={whole}]",

@@ -1,6 +1,7 @@
 """The approximate half of certified selection: operands for the tensor cores with a bound on their error.
 
-Rows are shifted and scaled to a_i and b_j in float64 and packed in float16 or float32. With h = |row|^2 / 2,
+Rows are shifted and scaled to a_i and b_j in float64 and packed in float16 or float32. With h = |row|^2 /
+2,
 
     v(i, j) = h_j - a_i . b_j,      selection value = to_selection * (v + h_i +- (e_i + e_j))
 
@@ -16,8 +17,8 @@ where each row carries its own e = relative * h + spread * sqrt(2 h) + absolute.
       (D + 64) 2^-53 of its length.
 The shift (the mean of up to 256 rows) keeps h small where distances are small against the distance from the
 origin. The scale is a power of two that brings the largest value to 2^10..2^11, so a float16 row keeps its
-precision down to 2^-24 of the largest row. Where values are so small that float64 itself underflows, e is so
-large that every answer is left open, and canonical rows decide.
+precision down to 2^-24 of the largest row. Where values are so small that float64 itself underflows, e is
+so large that every answer is left open, and canonical rows decide.
 
 Columns that must not be chosen (padding, rows that are not finite) hold near = +inf, far = -inf, h = NaN.
 """
@@ -92,7 +93,7 @@ ROWS_CONFIG = RowsConfig()
 def inspect(
     x: torch.Tensor,  # [N, D], contiguous
 ) -> torch.Tensor:  # [N] float64
-    """The largest magnitude of each row; -1 for one that takes no part: not finite, or beyond LARGEST_VALUE."""
+    """The largest magnitude of each row; -1 for one that takes no part: NaN, or too large to square."""
     largest = torch.empty(len(x), dtype=torch.float64, device=x.device)
     config = ROWS_CONFIG
     if len(x):
@@ -232,7 +233,8 @@ class Filter:
 
 def depth_of(dims: int, precision: str) -> int:
     """Values a step: the whole row where it is short, so that a tile of anchors is loaded once."""
-    return min(max(16, power_of_two(dims)), 128 if precision == "float16" else 32)
+    whole, step = (128, 64) if precision == "float16" else (32, 32)
+    return max(16, power_of_two(dims)) if dims <= whole else step
 
 
 def bounds(dims: int, precision: str, normalise: bool) -> tuple[float, float, float]:

@@ -1,9 +1,9 @@
 """Who is of one class with whom, and the anchor-positive pairs that follow, on the device.
 
-Single labels are dense class ids (int32) with the columns listed by class; label sets are bit words, and two
-rows are of one class when they share a bit. Self-mining never takes a row as its own positive.
-Memory: O(N + M + P). Nothing is read back: the number of pairs is a tensor, and a caller who wants exactly that
-many slots reads it.
+Single labels are dense class ids (int32) with the columns listed by class; label sets are bit words, and
+two rows are of one class when they share a bit. Self-mining never takes a row as its own positive.
+Memory: O(N + M + P). Nothing is read back: the number of pairs is a tensor, and a caller who wants exactly
+that many slots reads it.
 """
 
 from __future__ import annotations
