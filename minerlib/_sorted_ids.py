@@ -1,8 +1,12 @@
-"""A set of int64 ids that grows by batches, in arrays alone."""
+"""Ids of codes: int64 arrays, and a set of them that grows by batches."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+
+from minerlib.arrays import to_numpy
 
 
 class SortedIds:
@@ -58,3 +62,20 @@ def repeated(
 ) -> np.ndarray:
     """Those that occur more than once, each time but the first."""
     return ordered[1:][ordered[1:] == ordered[:-1]]
+
+
+def id_array(ids: Any) -> np.ndarray:  # [n] int64
+    """The argument `ids`, validated: an array of any kind or a list."""
+    if isinstance(ids, (list, tuple, range)):
+        try:
+            ids = np.array(ids, dtype=None if len(ids) else np.int64)
+        except ValueError as error:
+            raise ValueError(f"ids: expected shape [rows], got a list that NumPy refuses ({error})") from None
+    array, _ = to_numpy("ids", ids)
+    if array.ndim != 1:
+        raise ValueError(f"ids: expected shape [rows], got {list(array.shape)}")
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"ids: expected integers, got {array.dtype}")
+    if array.dtype == np.uint64 and len(array) and array.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"ids: expected integers within int64, got {array.max()}")
+    return array.astype(np.int64)

@@ -11,8 +11,8 @@ import numpy as np
 
 from minerlib import _faiss_files, _hamming_chunks, _index_files, dispatch, inputs
 from minerlib._index_files import IndexFileError, Layout, Mapped
-from minerlib._sorted_ids import SortedIds, is_in, repeated
-from minerlib.arrays import Origin, to_numpy
+from minerlib._sorted_ids import SortedIds, id_array, is_in, repeated
+from minerlib.arrays import Origin
 from minerlib.results import Neighbors, RangeNeighbors
 
 __all__ = ["HammingIndex", "IndexFileError"]
@@ -129,7 +129,7 @@ class HammingIndex:
             return None, None
         if self._ids is None and self._rows:
             raise ValueError(f"ids: expected None, as the {self._rows} codes so far have no ids")
-        array = _id_array(ids)
+        array = id_array(ids)
         if len(array) != rows:
             raise ValueError(f"ids: expected {rows} ids, one for each code, got {len(array)}")
         ordered = np.sort(array)
@@ -172,7 +172,7 @@ class HammingIndex:
         [70, 0]
         """
         self._changeable("remove")
-        wanted = np.unique(_id_array(ids))
+        wanted = np.unique(id_array(ids))
         stays = np.ones(self._rows, dtype=bool)
         if self._ids is None:
             present = (wanted >= 0) & (wanted < self._rows)
@@ -225,8 +225,13 @@ class HammingIndex:
             TypeError, ValueError: the message names the argument, what was expected and what came.
             BackendUnavailable: the named backend cannot be used here; the message lists the reasons.
 
-        Memory: the result; in chunks twice the result, and of a mapped file one chunk and what the system
-            reads ahead.
+        Memory: the result; in chunks twice the result, and of a mapped file one chunk.
+
+        >>> import minerlib, numpy as np
+        >>> index = minerlib.HammingIndex(bits=8)
+        >>> index.add(np.array([[7], [1], [0]], dtype=np.uint8))
+        >>> index.search(np.array([[3]], dtype=np.uint8), k=2).indices.tolist()
+        [[0, 1]]
         """
         x, origin = self._packed("queries", queries)
         if not self._rows:
@@ -262,6 +267,12 @@ class HammingIndex:
             TypeError, ValueError, BackendUnavailable: as `search`.
 
         Memory: at most twice the result, and of a mapped file one chunk.
+
+        >>> import minerlib, numpy as np
+        >>> index = minerlib.HammingIndex(bits=8)
+        >>> index.add(np.array([[7], [1], [0]], dtype=np.uint8))
+        >>> index.range_search(np.array([[3]], dtype=np.uint8), radius=1).indices.tolist()
+        [0, 1]
         """
         x, origin = self._packed("queries", queries)
         radius = min(inputs.integer("radius", radius, 0, sys.maxsize), self._bits)
@@ -401,6 +412,14 @@ class HammingIndex:
             OSError: there is no such file, or it cannot be read.
 
         Memory: the codes and ids.
+
+        >>> import minerlib, numpy as np, os, tempfile
+        >>> index = minerlib.HammingIndex(bits=8)
+        >>> index.add(np.array([[7], [1], [0]], dtype=np.uint8))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     index.to_faiss(os.path.join(folder, "codes.faiss"))
+        ...     minerlib.HammingIndex.from_faiss(os.path.join(folder, "codes.faiss"))
+        HammingIndex(bits=8: 3 codes)
         """
         name = _path(path)
         codes, ids = _faiss_files.read(name)
@@ -458,19 +477,6 @@ def _path(path: Any) -> str:
         return os.fsdecode(path)
     except TypeError:
         raise TypeError(f"path: expected a string or a path, got {type(path).__name__}") from None
-
-
-def _id_array(ids: Any) -> np.ndarray:  # [n] int64
-    if isinstance(ids, (list, tuple, range)):
-        ids = np.array(ids, dtype=None if len(ids) else np.int64)
-    array, _ = to_numpy("ids", ids)
-    if array.ndim != 1:
-        raise ValueError(f"ids: expected shape [rows], got {list(array.shape)}")
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"ids: expected integers, got {array.dtype}")
-    if array.dtype == np.uint64 and len(array) and array.max() > np.iinfo(np.int64).max:
-        raise ValueError(f"ids: expected integers within int64, got {array.max()}")
-    return array.astype(np.int64)
 
 
 def _with_room(array: np.ndarray, used: int, rows: int) -> np.ndarray:

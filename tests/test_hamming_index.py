@@ -348,6 +348,7 @@ REFUSED: tuple[tuple[Callable[[], object], type[Exception], str], ...] = (
     (lambda: index_with_ids().add(one, [True]), TypeError, "ids: expected integers, got bool"),
     (lambda: index_with_ids().add(one, 3), TypeError, "ids: expected a torch tensor"),
     (lambda: index_with_ids().add(one, [[3]]), ValueError, r"ids: expected shape \[rows\], got \[1, 1\]"),
+    (lambda: index_with_ids().add(one, [[3], 4]), ValueError, r"ids: expected shape \[rows\], got a list"),
     (lambda: index_with_ids().add(one, [2**63]), ValueError, "ids: expected integers within int64, got 9223"),
     (lambda: index_with_ids().add(one, [2**64]), TypeError, "ids: expected"),
     (lambda: index_with_ids().remove([5, 8]), ValueError, "ids: expected ids in the index, it has no 8"),
