@@ -1,4 +1,4 @@
-"""Rows of approximate values against all columns, a few anchors at a time, and what float64 decides about them.
+"""Rows of approximate values against all columns, a few anchors at a time, with the bounds of an edge.
 
     v(i, j) = h_j - a_i . b_j [R, Mp] float32 for anchors first .. first + R - 1, columns in their own order,
     NaN where j is no negative of i
