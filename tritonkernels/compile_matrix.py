@@ -8,7 +8,17 @@ from collections.abc import Iterator
 from tritonkernels.launching import Compilation, all_compilations
 
 #: Modules with `compilations() -> Iterable[Compilation]`.
-MODULES = ("canonical", "filter", "labels", "extremes", "values", "window", "hamming", "hamming_search", "hamming_ranking")
+MODULES = (
+    "canonical",
+    "filter",
+    "labels",
+    "extremes",
+    "values",
+    "window",
+    "hamming",
+    "hamming_search",
+    "hamming_ranking",
+)
 
 #: (backend, architecture, warp size) of `triton.backends.compiler.GPUTarget`.
 TARGETS = (("cuda", 80, 32), ("cuda", 90, 32), ("cuda", 100, 32), ("hip", "gfx942", 64))
