@@ -25,6 +25,7 @@ SQUARED, EUCLIDEAN, COSINE = 0, 1, 2
 NEITHER, POSITIVE, NEGATIVE = 0, 1, 2
 
 _ULPS = 1e-15  # more than the rounding of a root
+_BLOCK = 64  # columns that are passed over together where none is a candidate
 
 
 @kernel
@@ -143,24 +144,40 @@ def _extreme(
     """
     r0, r1, t0, t1 = window
     edge = -np.inf if farthest else np.inf
-    if r0 == -np.inf and r1 == np.inf and t1 == np.inf and not farthest:  # the usual case, and a quick one
-        for i in range(columns.size):
-            edge = hi[i] if (hi[i] < edge) & (lo[i] > t0) else edge
+    if not farthest and r0 == -np.inf and r1 == np.inf and t1 == np.inf:  # the usual case, in four streams
+        e0 = e1 = e2 = e3 = edge
+        for i in range(0, columns.size - 3, 4):
+            e0 = hi[i] if (hi[i] < e0) & (lo[i] > t0) else e0
+            e1 = hi[i + 1] if (hi[i + 1] < e1) & (lo[i + 1] > t0) else e1
+            e2 = hi[i + 2] if (hi[i + 2] < e2) & (lo[i + 2] > t0) else e2
+            e3 = hi[i + 3] if (hi[i + 3] < e3) & (lo[i + 3] > t0) else e3
+        edge = min(min(e0, e1), min(e2, e3))  # the last few columns may stay outside: it is a bound only
     else:
         for i in range(columns.size):
             if lo[i] >= r0 and hi[i] <= r1 and lo[i] > t0 and hi[i] < t1:
                 edge = max(edge, lo[i]) if farthest else min(edge, hi[i])
     best, best_value = -1, 0.0
-    for i in range(columns.size):
-        if (hi[i] < edge or hi[i] == -np.inf) if farthest else (lo[i] > edge or lo[i] == np.inf):
+    for begin in range(0, columns.size, _BLOCK):
+        end = min(begin + _BLOCK, columns.size)
+        candidates = 0
+        if farthest:
+            for i in range(begin, end):
+                candidates += (hi[i] >= edge) & (hi[i] > t0)
+        else:
+            for i in range(begin, end):
+                candidates += (lo[i] <= edge) & (hi[i] > t0)
+        if candidates == 0:
             continue
-        if hi[i] < r0 or lo[i] > r1 or hi[i] <= t0 or lo[i] >= t1:
-            continue
-        value = _value(x, y, a, columns[i], x_norm, y_norm, metric, lanes)
-        if not (r0 <= value <= r1 and t0 < value < t1):
-            continue
-        if best < 0 or (value > best_value if farthest else value < best_value):
-            best, best_value = columns[i], value
+        for i in range(begin, end):
+            if (hi[i] < edge or hi[i] == -np.inf) if farthest else (lo[i] > edge or lo[i] == np.inf):
+                continue
+            if hi[i] < r0 or lo[i] > r1 or hi[i] <= t0 or lo[i] >= t1:
+                continue
+            value = _value(x, y, a, columns[i], x_norm, y_norm, metric, lanes)
+            if not (r0 <= value <= r1 and t0 < value < t1):
+                continue
+            if best < 0 or (value > best_value if farthest else value < best_value):
+                best, best_value = columns[i], value
     return best, best_value
 
 
@@ -216,7 +233,7 @@ def choose(
 @kernel
 def mark_pairs(
     g: np.ndarray,  # [B, M]
-    first: int,
+    anchors: np.ndarray,  # [B]
     x: np.ndarray,
     y: np.ndarray,
     x_norm: np.ndarray,
@@ -241,7 +258,7 @@ def mark_pairs(
     positives, p_lo, p_hi = np.empty(columns, np.int64), np.empty(columns), np.empty(columns)
     everywhere = (-np.inf, np.inf, -np.inf, np.inf)
     for row in range(g.shape[0]):
-        a = first + row
+        a = anchors[row]
         _bounds(g[row], a, x.shape[1], x_norm, y_norm, options, lo, hi)
         mine = members[class_starts[x_class[a]] : class_starts[x_class[a] + 1]]
         p = _set_aside(mine, a, own, lo, hi, np.inf, positives, p_lo, p_hi)
@@ -280,25 +297,63 @@ def mark_pairs(
 
 
 @kernel
-def list_marked(
+def values(
+    x: np.ndarray,
+    y: np.ndarray,
+    x_norm: np.ndarray,
+    y_norm: np.ndarray,
+    metric: int,
+    anchors: np.ndarray,  # [P]
+    columns: np.ndarray,  # [P], or -1 for none
+    out: np.ndarray,  # [P] out; inf for none
+) -> None:
+    """The canonical distances of pairs."""
+    lanes = np.empty(8)
+    for i in range(out.size):
+        out[i] = np.inf
+        if columns[i] >= 0:
+            out[i] = _value(x, y, anchors[i], columns[i], x_norm, y_norm, metric, lanes)
+
+
+@kernel
+def list_negatives(
     marks: np.ndarray,  # [B, M] uint8
-    first: int,
-    wanted: int,
-    starts: np.ndarray,  # [B] where each row's columns go
-    counts: np.ndarray,  # [B] how many there are
+    rows: np.ndarray,  # [B] the anchors
+    starts: np.ndarray,  # [B + 1] where each row's columns go
     anchors: np.ndarray,  # out
     columns: np.ndarray,  # out
 ) -> None:
-    """The (anchor, column) pairs marked as wanted, by anchor, then column."""
+    """The (anchor, column) pairs marked as negative, by anchor, then column."""
     for row in range(marks.shape[0]):
-        place, end = starts[row], starts[row] + counts[row]
-        anchors[place:end] = first + row
+        place, end = starts[row], starts[row + 1]
+        anchors[place:end] = rows[row]
         j = 0
         while place < end:
-            if marks[row, j] == wanted:
+            if marks[row, j] == NEGATIVE:
                 columns[place] = j
                 place += 1
             j += 1
+
+
+@kernel
+def list_positives(
+    marks: np.ndarray,  # [B, M] uint8
+    rows: np.ndarray,  # [B] the anchors
+    x_class: np.ndarray,
+    class_starts: np.ndarray,
+    members: np.ndarray,
+    starts: np.ndarray,  # [B + 1] where each row's columns go
+    anchors: np.ndarray,  # out
+    columns: np.ndarray,  # out
+) -> None:
+    """The (anchor, column) pairs marked as positive, by anchor, then column."""
+    for row in range(marks.shape[0]):
+        place, a = starts[row], rows[row]
+        anchors[place : starts[row + 1]] = a
+        for j in members[class_starts[x_class[a]] : class_starts[x_class[a] + 1]]:
+            if marks[row, j] == POSITIVE:
+                columns[place] = j
+                place += 1
 
 
 @kernel
@@ -324,6 +379,7 @@ def triplets(
     columns = y.shape[0]
     lo, hi, lanes, known = np.empty(columns), np.empty(columns), np.empty(8), np.empty(columns)
     positives, p_lo, p_hi = np.empty(columns, np.int64), np.empty(columns), np.empty(columns)
+    picked = np.empty(columns + 1, np.int64)
     counting = out.shape[1] == 0
     for row in range(g.shape[0]):
         a = first + row
@@ -344,13 +400,12 @@ def triplets(
                 if counting:
                     place += certain
                     continue
-                j = 0
-                end = place + certain
-                while place < end:
-                    if (lo[j] - farthest > w0) & (hi[j] - nearest <= w1):
-                        out[2, place] = j
-                        place += 1
-                    j += 1
+                found = 0
+                for j in range(columns):  # without a branch, as about every second one may be chosen
+                    picked[found] = j
+                    found += (lo[j] - farthest > w0) & (hi[j] - nearest <= w1)
+                out[2, place : place + found] = picked[:found]
+                place += found
             else:
                 to_q = _value(x, y, a, q, x_norm, y_norm, metric, lanes)
                 for j in range(columns):

@@ -13,6 +13,7 @@ import numpy as np
 from minerlib.backends._numba_chunks import norms, over_chunks
 
 _ELEMENTS = 1 << 20  # of one chunk's products: 4 MiB of float32
+_LISTED = 1 << 22  # the same where lists of each chunk are joined: up to 2048 rows need no second chunk
 _WEIGHT = 16  # a scan of one distance costs about as much as this many multiplications
 _UNIT_ROUNDOFF = {4: 2.0**-24, 8: 2.0**-53}
 _SMALLEST = {4: 1.2e-38, 8: 2.3e-308}
@@ -47,18 +48,21 @@ class Scan:
         self.x_norm = self.y_norm if y is x else norms(x)
         self.own, self.metric = own, metric
 
-    def _chunks(self) -> Iterator[tuple[int, int, np.ndarray]]:
+    def _chunks(
+        self, elements: int = _ELEMENTS, anchors: np.ndarray | None = None
+    ) -> Iterator[tuple[int, int, np.ndarray]]:
         """(first, last, products [last - first, M]) of consecutive anchors; the products are overwritten."""
-        rows = max(1, _ELEMENTS // max(1, len(self.y)))
-        rows = min(rows, max(1, len(self.x)))
+        x = self.x if anchors is None or len(anchors) == len(self.x) else self.x[anchors]
+        rows = max(1, elements // max(1, len(self.y)))
+        rows = min(rows, max(1, len(x)))
         buffer = np.empty((rows, len(self.y)), dtype=self.x.dtype)
         transposed = self.y.T
         with np.errstate(
             over="ignore", invalid="ignore"
         ):  # what overflows is decided by the values themselves
-            for first in range(0, len(self.x), rows):
-                last = min(first + rows, len(self.x))
-                np.matmul(self.x[first:last], transposed, out=buffer[: last - first])
+            for first in range(0, len(x), rows):
+                last = min(first + rows, len(x))
+                np.matmul(x[first:last], transposed, out=buffer[: last - first])
                 yield first, last, buffer[: last - first]
 
     def _over(self, rows: int, work: Callable[[int, int], None]) -> None:
@@ -96,63 +100,109 @@ class Scan:
             self._over(last - first, work)
         return index, value
 
-    def pairs(self, epsilon: float, edges: tuple[float, float] | None) -> Pairs:
+    def pairs(
+        self,
+        epsilon: float,
+        edges: tuple[float, float] | None,
+        anchors: np.ndarray | None = None,  # those asked for, all of them when there is none
+    ) -> Pairs:
         """Positives with d + epsilon > edge and negatives with d - epsilon < edge: (a1, p, a2, n).
 
         Without edges they are each anchor's nearest negative and farthest positive.
         """
         from minerlib.compat.pytorch_metric_learning import _kernels
 
+        anchors = np.arange(len(self.x)) if anchors is None else anchors
         parts: list[list[np.ndarray]] = [[], [], [], []]
         limits = (epsilon, *(edges or (0.0, 0.0)))
-        for first, last, g in self._chunks():
+        for first, last, g in self._chunks(_LISTED, anchors):
+            rows = anchors[first:last]
             marks = np.empty(g.shape, dtype=np.uint8)
             counts = np.empty((last - first, 2), dtype=np.int64)
 
             def mark(
                 low: int,
                 high: int,
-                first: int = first,
                 g: np.ndarray = g,
+                rows: np.ndarray = rows,
                 marks: np.ndarray = marks,
                 counts: np.ndarray = counts,
             ) -> None:
                 _kernels.mark_pairs(
-                    g[low:high], first + low, *self._sides, self._options, limits,
-                    edges is None, marks[low:high], counts[low:high],
+                    g[low:high], rows[low:high], *self._sides, self._options, limits, edges is None,
+                    marks[low:high], counts[low:high],
                 )  # fmt: skip
 
             self._over(last - first, mark)
-            for side, wanted in enumerate((_kernels.POSITIVE, _kernels.NEGATIVE)):
-                anchors, columns = self._marked(marks, first, wanted, counts[:, side].copy())
-                parts[2 * side].append(anchors)
+            starts = np.zeros((2, last - first + 1), dtype=np.int64)
+            np.cumsum(counts.T, axis=1, out=starts[:, 1:])
+            for side in (0, 1):
+                of, columns = self._marked(marks, rows, side == 0, starts[side])
+                parts[2 * side].append(of)
                 parts[2 * side + 1].append(columns)
         a1, p, a2, n = (_joined(part) for part in parts)
         return a1, p, a2, n
 
     def _marked(
-        self, marks: np.ndarray, first: int, wanted: int, counts: np.ndarray
+        self, marks: np.ndarray, rows: np.ndarray, positives: bool, starts: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         from minerlib.compat.pytorch_metric_learning import _kernels
 
-        starts = np.concatenate([[0], np.cumsum(counts)])
         anchors, columns = np.empty(starts[-1], np.int64), np.empty(starts[-1], np.int64)
+
+        def work(low: int, high: int) -> None:
+            part, of, place = marks[low:high], rows[low:high], starts[low : high + 1]
+            if positives:
+                classes = self.x_class, self.class_starts, self.members
+                _kernels.list_positives(part, of, *classes, place, anchors, columns)
+            else:
+                _kernels.list_negatives(part, of, place, anchors, columns)
+
         if len(anchors):
-
-            def work(low: int, high: int) -> None:
-                _kernels.list_marked(
-                    marks[low:high], first + low, wanted, starts[low:high], counts[low:high], anchors, columns
-                )
-
             over_chunks(len(marks), len(self.y), 1, work)
         return anchors, columns
+
+    def values(
+        self,
+        anchors: np.ndarray,  # [P] int64
+        columns: np.ndarray,  # [P] int64, -1 for none
+    ) -> np.ndarray:  # [P] float64, inf for none
+        """Canonical distances of the given pairs."""
+        from minerlib.compat.pytorch_metric_learning import _kernels
+
+        out = np.empty(len(anchors))
+
+        def work(low: int, high: int) -> None:
+            _kernels.values(
+                self.x, self.y, self.x_norm, self.y_norm, self.metric, anchors[low:high], columns[low:high],
+                out[low:high],
+            )  # fmt: skip
+
+        over_chunks(len(anchors), 1, self.x.shape[1], work)
+        return out
+
+    @property
+    def positive_count(self) -> int:
+        """How many pairs of one class there are, rows paired with themselves among them."""
+        return int(np.diff(self.class_starts)[self.x_class].sum())
+
+    def positive_pairs(self) -> tuple[np.ndarray, np.ndarray]:  # anchors [P], columns [P]
+        """Every pair of one class, by anchor, then column."""
+        sizes = np.diff(self.class_starts)[self.x_class]
+        anchors = np.repeat(np.arange(len(self.x)), sizes)
+        place = np.arange(len(anchors)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        columns = self.members[self.class_starts[self.x_class[anchors]] + place]
+        if not self.own:
+            return anchors, columns
+        others = anchors != columns
+        return anchors[others], columns[others]
 
     def triplets(self, above: float, up_to: float) -> np.ndarray:  # [3, T] int64
         """Every triplet with above < d(a, n) - d(a, p) <= up_to, by anchor, positive, negative."""
         from minerlib.compat.pytorch_metric_learning import _kernels
 
         parts = []
-        for first, last, g in self._chunks():
+        for first, last, g in self._chunks(_LISTED):
             nowhere = np.empty((3, 0), dtype=np.int64)
             starts = np.zeros(last - first + 1, dtype=np.int64)
 
@@ -218,4 +268,6 @@ class Scan:
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    if not parts:
+        return np.empty(0, dtype=np.int64)
     return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -29,6 +29,8 @@ from minerlib.inputs import Problem, SingleLabels
 
 Indices = tuple[Tensor, ...]
 
+_FEW = 64  # a pair's own distance costs about as much as a place in this many scanned ones
+
 
 class _Served:
     """`mine` answered by `_answer`, or by the original class where that cannot be."""
@@ -119,9 +121,11 @@ class BatchEasyHardMiner(_Served, _originals.BatchEasyHardMiner):
         if not wanted:
             return np.full((len(batch.x), 2), -1, np.int64), np.empty((len(batch.x), 2))
         if not ranged and self.SEMIHARD not in wanted and not self._collects:
-            return _nearest_and_farthest(
-                batch, self.pos_strategy != self.EASY, self.neg_strategy == self.EASY
-            ), np.empty((len(batch.x), 2))
+            easy = strategies.NEAREST_POSITIVE, strategies.FARTHEST_NEGATIVE
+            hard = strategies.FARTHEST_POSITIVE, strategies.NEAREST_NEGATIVE
+            sides = (self.pos_strategy == self.EASY, self.neg_strategy == self.EASY)
+            which = tuple(easy[i] if sides[i] else hard[i] for i in (0, 1))
+            return np.stack(_extremes(batch, which), axis=1), np.empty((len(batch.x), 2))
         from minerlib.compat.pytorch_metric_learning import _kernels
 
         semihard = _kernels.NEITHER
@@ -160,7 +164,7 @@ class TripletMarginMiner(_Served, _originals.TripletMarginMiner):
     """Every triplet that violates the margin (`all`, `hard`, `semihard`), or does not (`easy`): `(a, p, n)`.
 
     Arguments and results are those of `pytorch_metric_learning.miners.TripletMarginMiner`. Peak memory beyond
-    the result: the result once more while its chunks are joined, 4 MiB of products and O(M) a thread.
+    the result: the result once more while its chunks are joined, 16 MiB of products and O(M) a thread.
 
     >>> import torch
     >>> miner = TripletMarginMiner(margin=0.2, type_of_triplets="all")
@@ -198,7 +202,7 @@ class PairMarginMiner(_Served, _originals.PairMarginMiner):
     """Positive pairs farther apart than one margin, negative pairs closer than another: `(a1, p, a2, n)`.
 
     Arguments and results are those of `pytorch_metric_learning.miners.PairMarginMiner`. Peak memory beyond
-    the result: the result once more while its chunks are joined, 5 MiB of products and marks and O(M) a thread.
+    the result: once more while chunks are joined, 20 MiB of products and marks, O(M) a thread.
 
     >>> import torch
     >>> miner = PairMarginMiner(pos_margin=0.2, neg_margin=0.8)
@@ -212,7 +216,17 @@ class PairMarginMiner(_Served, _originals.PairMarginMiner):
             self.pos_pair_dist = float(_theirs(batch, to_p / positives)) if positives else 0
             self.neg_pair_dist = float(_theirs(batch, to_n / negatives)) if negatives else 0
         edges = float(_theirs(batch, self.pos_margin)), float(_theirs(batch, self.neg_margin))
-        return batch.give(*_scan(batch).pairs(0.0, edges))
+        scan = _scan(batch)
+        if scan.positive_count * _FEW > len(batch.x) * len(batch.y):
+            return batch.give(*scan.pairs(0.0, edges))
+        # Few positives are compared one by one; of the negatives only those of anchors that have a near one.
+        nearest = _extremes(batch, (strategies.NEAREST_NEGATIVE,))[0]
+        anchors = np.arange(len(batch.x))
+        close = anchors[scan.values(anchors, nearest) < edges[1]]
+        a1, p = scan.positive_pairs()
+        far = scan.values(a1, p) > edges[0]
+        _, _, a2, n = scan.pairs(0.0, edges, close)
+        return batch.give(a1[far], p[far], a2, n)
 
 
 class MultiSimilarityMiner(_Served, _originals.MultiSimilarityMiner):
@@ -220,7 +234,7 @@ class MultiSimilarityMiner(_Served, _originals.MultiSimilarityMiner):
 
     Arguments and results are those of `pytorch_metric_learning.miners.MultiSimilarityMiner`; pairs come
     sorted by anchor, then index, where the original sorts them by anchor, then distance. Peak memory beyond
-    the result: the result once more while its chunks are joined, 5 MiB of products and marks and O(M) a thread.
+    the result: once more while chunks are joined, 20 MiB of products and marks, O(M) a thread.
 
     >>> import torch
     >>> [index.tolist() for index in MultiSimilarityMiner()(torch.eye(3), torch.tensor([0, 0, 1]))]
@@ -267,18 +281,16 @@ def _range(batch: Batch, allowed: Any) -> tuple[float, float]:
     return (1 - high, 1 - low) if batch.metric == "cosine" else (low, high)
 
 
-def _nearest_and_farthest(batch: Batch, farthest_positive: bool, farthest_negative: bool) -> np.ndarray:
-    """[N, 2] columns, -1 for none, from the `extremes` kernels."""
+def _extremes(batch: Batch, which: tuple[int, ...]) -> tuple[np.ndarray, ...]:  # [N] each, -1 for none
+    """Nearest or farthest columns, from the kernels that `mine` uses."""
     order = np.argsort(batch.y_class, kind="stable").astype(np.int64, copy=False)
     classes = max(int(batch.x_class.max()), int(batch.y_class.max())) + 1
     starts = np.searchsorted(batch.y_class[order], np.arange(classes + 1)).astype(np.int64)
     present = np.diff(starts) > 0
     labels = SingleLabels(np.where(present[batch.x_class], batch.x_class, -1), starts, order)
     problem = Problem(batch.x, batch.y, labels, batch.own, batch.metric, Origin("numpy"))
-    p = strategies.FARTHEST_POSITIVE if farthest_positive else strategies.NEAREST_POSITIVE
-    n = strategies.FARTHEST_NEGATIVE if farthest_negative else strategies.NEAREST_NEGATIVE
-    found = dispatch.choose("auto").extremes(problem, (p, n), True)
-    return np.stack((found[p], found[n]), axis=1)
+    found = dispatch.choose("auto").extremes(problem, which, True)
+    return tuple(found[index] for index in which)
 
 
 def _all_pairs(batch: Batch, same: bool) -> tuple[np.ndarray, np.ndarray]:
