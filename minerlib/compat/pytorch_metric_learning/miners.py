@@ -21,11 +21,9 @@ import torch
 from pytorch_metric_learning import miners as _originals
 from torch import Tensor
 
-from minerlib import dispatch, strategies
-from minerlib.arrays import Origin
 from minerlib.compat.pytorch_metric_learning._batch import METRICS, Batch, Fallback, named, prepare
 from minerlib.compat.pytorch_metric_learning._scan import Scan
-from minerlib.inputs import Problem, SingleLabels
+from minerlib.mining import mine
 
 Indices = tuple[Tensor, ...]
 
@@ -118,14 +116,15 @@ class BatchEasyHardMiner(_Served, _originals.BatchEasyHardMiner):
         """Chosen columns [N, 2], -1 for none, and their distances; not filled in where all are asked for."""
         wanted = {self.pos_strategy, self.neg_strategy} - {self.ALL}
         ranged = self.allowed_pos_range is not None or self.allowed_neg_range is not None
+        index = np.full((len(batch.x), 2), -1, dtype=np.int64)
         if not wanted:
-            return np.full((len(batch.x), 2), -1, np.int64), np.empty((len(batch.x), 2))
-        if not ranged and self.SEMIHARD not in wanted and not self._collects:
-            easy = strategies.NEAREST_POSITIVE, strategies.FARTHEST_NEGATIVE
-            hard = strategies.FARTHEST_POSITIVE, strategies.NEAREST_NEGATIVE
-            sides = (self.pos_strategy == self.EASY, self.neg_strategy == self.EASY)
-            which = tuple(easy[i] if sides[i] else hard[i] for i in (0, 1))
-            return np.stack(_extremes(batch, which), axis=1), np.empty((len(batch.x), 2))
+            return index, np.empty(index.shape)
+        if {self.pos_strategy, self.neg_strategy} <= {self.EASY, self.HARD} and not (
+            ranged or self._collects
+        ):
+            a, p, n = _mined(batch, f"{self.pos_strategy[0]}p{self.neg_strategy[0]}n")  # as in "hphn"
+            index[a, 0], index[a, 1] = p, n
+            return index, np.empty(index.shape)
         from minerlib.compat.pytorch_metric_learning import _kernels
 
         semihard = _kernels.NEITHER
@@ -220,12 +219,14 @@ class PairMarginMiner(_Served, _originals.PairMarginMiner):
         if scan.positive_count * _FEW > len(batch.x) * len(batch.y):
             return batch.give(*scan.pairs(0.0, edges))
         # Few positives are compared one by one; of the negatives only those of anchors that have a near one.
-        nearest = _extremes(batch, (strategies.NEAREST_NEGATIVE,))[0]
-        anchors = np.arange(len(batch.x))
-        close = anchors[scan.values(anchors, nearest) < edges[1]]
+        a, _, n = _mined(
+            batch, "ephn"
+        )  # without anchors that have no positive: those are looked at in any case
+        close = np.ones(len(batch.x), dtype=bool)
+        close[a] = scan.values(a, n) < edges[1]
         a1, p = scan.positive_pairs()
         far = scan.values(a1, p) > edges[0]
-        _, _, a2, n = scan.pairs(0.0, edges, close)
+        _, _, a2, n = scan.pairs(0.0, edges, np.flatnonzero(close))
         return batch.give(a1[far], p[far], a2, n)
 
 
@@ -281,16 +282,13 @@ def _range(batch: Batch, allowed: Any) -> tuple[float, float]:
     return (1 - high, 1 - low) if batch.metric == "cosine" else (low, high)
 
 
-def _extremes(batch: Batch, which: tuple[int, ...]) -> tuple[np.ndarray, ...]:  # [N] each, -1 for none
-    """Nearest or farthest columns, from the kernels that `mine` uses."""
-    order = np.argsort(batch.y_class, kind="stable").astype(np.int64, copy=False)
-    classes = max(int(batch.x_class.max()), int(batch.y_class.max())) + 1
-    starts = np.searchsorted(batch.y_class[order], np.arange(classes + 1)).astype(np.int64)
-    present = np.diff(starts) > 0
-    labels = SingleLabels(np.where(present[batch.x_class], batch.x_class, -1), starts, order)
-    problem = Problem(batch.x, batch.y, labels, batch.own, batch.metric, Origin("numpy"))
-    found = dispatch.choose("auto").extremes(problem, which, True)
-    return tuple(found[index] for index in which)
+def _mined(batch: Batch, strategy: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `minerlib.mine` chooses for the anchors that have a positive and a negative."""
+    columns: dict[str, Any] = {}
+    if not batch.own:
+        columns = {"reference": batch.y, "reference_labels": batch.y_class}
+    a, p, n = mine(batch.x, batch.x_class, strategy, metric=batch.metric, **columns)[:3]
+    return a, p, n
 
 
 def _all_pairs(batch: Batch, same: bool) -> tuple[np.ndarray, np.ndarray]:
