@@ -52,7 +52,8 @@ def to_numpy(name: str, value: Any) -> tuple[np.ndarray, Origin]:
     )
 
 
-def _from_torch(name: str, tensor: Any, torch: Any) -> np.ndarray:
+def plain_tensor(name: str, tensor: Any, torch: Any) -> Any:
+    """A dense tensor of real numbers, detached, on its own device."""
     if tensor.is_quantized or tensor.is_nested:
         raise TypeError(f"{name}: expected a plain tensor, got a quantized or nested one")
     if tensor.layout != torch.strided:
@@ -61,7 +62,11 @@ def _from_torch(name: str, tensor: Any, torch: Any) -> np.ndarray:
         raise ValueError(f"{name}: expected a tensor with data, got one on the meta device")
     if tensor.is_complex():
         raise TypeError(f"{name}: expected real numbers, got {tensor.dtype}")
-    tensor = tensor.detach().resolve_neg()
+    return tensor.detach().resolve_neg()
+
+
+def _from_torch(name: str, tensor: Any, torch: Any) -> np.ndarray:
+    tensor = plain_tensor(name, tensor, torch)
     if tensor.dtype in (torch.float16, torch.bfloat16):
         tensor = tensor.float()
     try:

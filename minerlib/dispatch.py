@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from minerlib import inputs
+from minerlib.backends.triton import UNPROVEN
 
 
 class BackendUnavailable(RuntimeError):
@@ -24,6 +25,7 @@ class Backend:
     name: str
     module: str
     description: str
+    named_only: str = ""  # why "auto" never takes it, and nobody but who names it
 
     def load(self) -> ModuleType:
         return importlib.import_module(self.module)
@@ -33,14 +35,26 @@ class Backend:
         reasons: tuple[str, ...] = self.load().reasons_unusable()
         return reasons
 
+    def reasons_for_auto(self) -> tuple[str, ...]:
+        """Why "auto" does not take it."""
+        return (*self.reasons_unusable(), *((self.named_only,) if self.named_only else ()))
+
 
 #: In order of preference.
 BACKENDS = (
     Backend("native", "minerlib.backends.native", "C++ kernels, instruction set chosen at run time"),
     Backend("numba", "minerlib.backends.numba", "compiled on first use, for machines without a C++ compiler"),
     Backend("reference", "minerlib.backends.reference", "the specification as plain NumPy: the judge, slow"),
+    Backend(
+        "triton", "minerlib.backends.triton", "Triton kernels on the GPU that holds the tensors", UNPROVEN
+    ),
 )
 NAMES = ("auto", *(backend.name for backend in BACKENDS))
+
+
+def on_device(name: str) -> bool:
+    """Whether the named backend works on tensors where they are, and can be used."""
+    return name == "triton" and not BACKENDS[-1].reasons_unusable()
 
 
 def choose(name: str) -> ModuleType:
@@ -54,6 +68,8 @@ def choose(name: str) -> ModuleType:
         return backend.load()
     missed: list[str] = []
     for backend in BACKENDS:
+        if backend.named_only:
+            continue
         reasons = backend.reasons_unusable()
         if not reasons:
             _say_once(missed, backend.name)
@@ -78,7 +94,7 @@ def describe_backends() -> list[tuple[str, bool, tuple[str, ...], str]]:
     """(name, usable, reasons why not, description) of every backend, in order of preference."""
     rows = []
     for backend in BACKENDS:
-        reasons = backend.reasons_unusable()
+        reasons = backend.reasons_for_auto()
         rows.append((backend.name, not reasons, reasons, backend.description))
     return rows
 
@@ -127,12 +143,16 @@ def explain(operation: str, *arguments: Any, **options: Any) -> Explanation:
         "hamming_range": hamming.check_hamming_range,
     }
     inputs.one_of("operation", operation, tuple(checks))
+    named = "auto"
     if arguments or options:
-        backend = options.pop("backend", "auto")
+        named = backend = options.pop("backend", "auto")
         inputs.one_of("backend", backend, NAMES)
         try:
             inspect.signature(checks[operation]).bind(*arguments, **options)
         except TypeError as error:
             raise TypeError(f"explain: {operation} {error}") from None
         checks[operation](*arguments, **options)
-    return Explanation(operation, {backend.name: backend.reasons_unusable() for backend in BACKENDS})
+    reasons = {
+        row.name: row.reasons_unusable() if row.name == named else row.reasons_for_auto() for row in BACKENDS
+    }
+    return Explanation(operation, reasons)

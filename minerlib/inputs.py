@@ -7,10 +7,11 @@ import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from minerlib import random
 from minerlib.arrays import Origin, to_numpy
 
 METRICS = ("sqeuclidean", "euclidean", "cosine")
@@ -80,6 +81,15 @@ class Problem:
     metric: str
     origin: Origin
 
+    where: ClassVar[Any] = staticmethod(np.where)
+
+    def indices(self) -> np.ndarray:  # [N] int64
+        return np.arange(len(self.anchors))
+
+    def cases(self, seed: int) -> np.ndarray:  # [N] int64
+        """The case of each anchor under `assorted`."""
+        return random.cases(seed, self.indices())
+
     @cached_property
     def same_class(self) -> np.ndarray:  # [N, M] bool, for the reference alone
         assert self.labels is not None
@@ -95,11 +105,7 @@ def mining_problem(
 ) -> Problem:
     """Check the arguments that `mine` and `count_triplets` share."""
     one_of("metric", metric, METRICS)
-    if (reference is None) != (reference_labels is None):
-        missing, given = "reference_labels", "reference"
-        if reference is None:
-            missing, given = given, missing
-        raise ValueError(f"{missing}: expected an array, as {given} was given, got None")
+    both_or_neither(reference, reference_labels)
     same_device(embeddings=embeddings, labels=labels, reference=reference, reference_labels=reference_labels)
     x, origin = _rows("embeddings", embeddings)
     x_labels = _labels("labels", labels, "embeddings", len(x))
@@ -108,11 +114,7 @@ def mining_problem(
     y, _ = _rows("reference", reference)
     same_width("embeddings", x, "reference", y)
     y_labels = _labels("reference_labels", reference_labels, "reference", len(y))
-    if x_labels.ndim != y_labels.ndim or x_labels.shape[1:] != y_labels.shape[1:]:
-        raise ValueError(
-            f"reference_labels: expected the form of labels {list(x_labels.shape)}, "
-            f"got {list(y_labels.shape)}"
-        )
+    same_form(x_labels, y_labels)
     x, y = common_type(x, y)
     return Problem(x, y, _group(x_labels, y_labels), False, metric, origin)
 
@@ -240,7 +242,30 @@ def same_device(**values: Any) -> None:
         first = first or (name, device)
 
 
+def both_or_neither(reference: Any, reference_labels: Any) -> None:
+    """A reference comes with its labels."""
+    if (reference is None) != (reference_labels is None):
+        missing, given = "reference_labels", "reference"
+        if reference is None:
+            missing, given = given, missing
+        raise ValueError(f"{missing}: expected an array, as {given} was given, got None")
+
+
+def same_form(x_labels: Any, y_labels: Any) -> None:
+    """Labels and reference labels are both single, or both sets over as many labels."""
+    if x_labels.ndim != y_labels.ndim or x_labels.shape[1:] != y_labels.shape[1:]:
+        raise ValueError(
+            f"reference_labels: expected the form of labels {list(x_labels.shape)}, "
+            f"got {list(y_labels.shape)}"
+        )
+
+
 # ------------------------------------------------------------------ rows
+
+
+def rows_of(name: str, value: Any) -> np.ndarray:
+    """Rows on the host, checked."""
+    return _rows(name, value)[0]
 
 
 def _rows(name: str, value: Any) -> tuple[np.ndarray, Origin]:
@@ -318,7 +343,7 @@ def _blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         yield first, array[first : first + step]
 
 
-def same_width(x_name: str, x: np.ndarray, y_name: str, y: np.ndarray) -> None:
+def same_width(x_name: str, x: Any, y_name: str, y: Any) -> None:
     if x.shape[-1] != y.shape[-1]:
         raise ValueError(f"{y_name}: expected {x.shape[-1]} dimensions like {x_name}, got {y.shape[-1]}")
 

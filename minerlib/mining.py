@@ -66,11 +66,15 @@ def mine(
     >>> minerlib.mine(x, np.array([0, 0, 1, 1]), "batch-hard").negatives.tolist()
     [2, 2, 1, 1]
     """
-    problem, request = check_mine(
-        embeddings, labels, strategy, margin=margin, metric=metric, reference=reference,
-        reference_labels=reference_labels, pairs=pairs, fallback=fallback, seed=seed, exact=exact,
-        compact=compact,
-    )  # fmt: skip
+    arguments = (embeddings, labels, reference, reference_labels, metric)
+    if dispatch.on_device(backend):
+        from minerlib import device_inputs, device_mining
+
+        request = _request(strategy, margin, reference, pairs, fallback, seed, exact, compact)
+        found = device_inputs.mining_problem(*arguments)
+        return device_mining.run(STRATEGIES[strategy], found, request, compact)
+    request = _request(strategy, margin, reference, pairs, fallback, seed, exact, compact)
+    problem = inputs.mining_problem(*arguments)
     slots = STRATEGIES[strategy].run(dispatch.choose(backend), problem, request)
     return _compact(slots, problem.origin) if compact else _padded(slots, problem.origin)
 
@@ -91,6 +95,21 @@ def check_mine(
     compact: bool = True,
 ) -> tuple[Problem, Request]:
     """The arguments of `mine`, validated."""
+    request = _request(strategy, margin, reference, pairs, fallback, seed, exact, compact)
+    return inputs.mining_problem(embeddings, labels, reference, reference_labels, metric), request
+
+
+def _request(
+    strategy: str,
+    margin: float,
+    reference: Any,
+    pairs: str,
+    fallback: str,
+    seed: int,
+    exact: bool,
+    compact: bool,
+) -> Request:
+    """What does not concern rows, validated."""
     inputs.one_of("strategy", strategy, tuple(STRATEGIES))
     inputs.one_of("fallback", fallback, inputs.FALLBACKS)
     if not inputs.boolean("compact", compact) and strategy == "all":
@@ -98,14 +117,13 @@ def check_mine(
             "compact: expected True with strategy 'all', whose number of triplets is not known beforehand; "
             "got False"
         )
-    request = Request(
+    return Request(
         margin=inputs.finite_non_negative("margin", margin),
         pairs=_pairs(pairs, reference),
         fallback=fallback,
         seed=inputs.seed_value(seed),
         exact=inputs.boolean("exact", exact),
     )
-    return inputs.mining_problem(embeddings, labels, reference, reference_labels, metric), request
 
 
 def count_triplets(
@@ -132,11 +150,16 @@ def count_triplets(
     >>> minerlib.count_triplets(x, np.array([0, 0, 1, 1]), margin=2.0)
     TripletCounts(total=8, hard=3, semi_hard=1, easy=4)
     """
-    problem, request = check_count_triplets(
-        embeddings, labels, margin=margin, metric=metric, reference=reference,
-        reference_labels=reference_labels, pairs=pairs, exact=exact,
-    )  # fmt: skip
-    total, hard, semi_hard = dispatch.choose(backend).counts(problem, request)
+    arguments = (embeddings, labels, reference, reference_labels, metric)
+    request = _counting(margin, reference, pairs, exact)
+    if dispatch.on_device(backend):
+        from minerlib import device_inputs, device_mining
+
+        found = device_inputs.mining_problem(*arguments)
+        total, hard, semi_hard = device_mining.adapter(found).counts(found, request)
+    else:
+        problem = inputs.mining_problem(*arguments)
+        total, hard, semi_hard = dispatch.choose(backend).counts(problem, request)
     return TripletCounts(total, hard, semi_hard, total - hard - semi_hard)
 
 
@@ -152,14 +175,18 @@ def check_count_triplets(
     exact: bool = True,
 ) -> tuple[Problem, Request]:
     """The arguments of `count_triplets`, validated."""
-    request = Request(
+    request = _counting(margin, reference, pairs, exact)
+    return inputs.mining_problem(embeddings, labels, reference, reference_labels, metric), request
+
+
+def _counting(margin: float, reference: Any, pairs: str, exact: bool) -> Request:
+    return Request(
         margin=inputs.finite_non_negative("margin", margin),
         pairs=_pairs(pairs, reference),
         fallback="drop",
         seed=0,
         exact=inputs.boolean("exact", exact),
     )
-    return inputs.mining_problem(embeddings, labels, reference, reference_labels, metric), request
 
 
 def _pairs(pairs: str, reference: Any) -> str:

@@ -45,6 +45,15 @@ def nearest(
     >>> minerlib.nearest(np.zeros((1, 2)), database, 2, metric="euclidean").distances.tolist()
     [[1.0, 5.0]]
     """
+    if dispatch.on_device(backend):
+        from minerlib import device_inputs, device_mining
+
+        exact = inputs.boolean("exact", exact)
+        found = device_inputs.search_problem(queries, database, metric)
+        k = _checked_k(k, len(found.columns))
+        answer = device_mining.adapter(found).topk(found, k, exact)
+        found.read()
+        return Neighbors(*(device_inputs.back(found.origin, column) for column in answer))
     problem, k, exact = check_nearest(queries, database, k, metric=metric, exact=exact)
     distances, indices = dispatch.choose(backend).topk(problem, k, exact)
     return Neighbors(problem.origin.wrap(distances), problem.origin.wrap(indices))
@@ -56,10 +65,13 @@ def check_nearest(
     """The arguments of `nearest`, validated."""
     exact = inputs.boolean("exact", exact)
     problem = inputs.search_problem(queries, database, metric)
-    rows = len(problem.columns)
+    return problem, _checked_k(k, len(problem.columns)), exact
+
+
+def _checked_k(k: int, rows: int) -> int:
     if rows == 0:
         raise ValueError("database: expected at least one row, got none")
-    return problem, inputs.integer("k", k, 1, rows), exact
+    return inputs.integer("k", k, 1, rows)
 
 
 def pairwise_distance(
@@ -91,6 +103,10 @@ def pairwise_distance(
     >>> minerlib.pairwise_distance(np.array([[0.0, 0.0], [3.0, 4.0]]), metric="euclidean").tolist()
     [[0.0, 5.0], [5.0, 0.0]]
     """
+    if dispatch.on_device(backend):
+        from minerlib import device_mining
+
+        return device_mining.pairwise_distance(x, y, metric)
     x_rows, y_rows, origin = check_pairwise_distance(x, y, metric=metric)
     kernel = dispatch.choose(backend).pairwise
     if x_rows.ndim == 2:

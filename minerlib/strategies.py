@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
-import numpy as np
-
-from minerlib import random
 from minerlib.inputs import Problem
 
 #: Rows of what the `extremes` family answers.
@@ -29,9 +27,9 @@ class Request:
 class Slots:
     """Answers in slots: `negatives` is -1 where nothing was mined."""
 
-    anchors: np.ndarray  # [S] int64
-    positives: np.ndarray  # [S] int64
-    negatives: np.ndarray  # [S] int64
+    anchors: Any  # [S] int64, of the backend's kind of array
+    positives: Any  # [S] int64
+    negatives: Any  # [S] int64
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class PerAnchor:
 
     def run(self, backend: ModuleType, problem: Problem, request: Request) -> Slots:
         found = backend.extremes(problem, (self.positive, self.negative), request.exact)
-        return _anchor_slots(found[self.positive], found[self.negative])
+        return _anchor_slots(problem, found[self.positive], found[self.negative])
 
 
 @dataclass(frozen=True)
@@ -52,10 +50,10 @@ class Assorted:
 
     def run(self, backend: ModuleType, problem: Problem, request: Request) -> Slots:
         found = backend.extremes(problem, range(4), request.exact)
-        case = random.cases(request.seed, np.arange(len(problem.anchors)))
-        positives = np.where(case < 2, found[NEAREST_POSITIVE], found[FARTHEST_POSITIVE])
-        negatives = np.where(case % 2 == 0, found[FARTHEST_NEGATIVE], found[NEAREST_NEGATIVE])
-        return _anchor_slots(positives, negatives)
+        case, where = problem.cases(request.seed), problem.where
+        positives = where(case < 2, found[NEAREST_POSITIVE], found[FARTHEST_POSITIVE])
+        negatives = where(case % 2 == 0, found[FARTHEST_NEGATIVE], found[NEAREST_NEGATIVE])
+        return _anchor_slots(problem, positives, negatives)
 
 
 @dataclass(frozen=True)
@@ -103,6 +101,6 @@ STRATEGIES: dict[str, Plan] = {
 }
 
 
-def _anchor_slots(positives: np.ndarray, negatives: np.ndarray) -> Slots:
+def _anchor_slots(problem: Problem, positives: Any, negatives: Any) -> Slots:
     """An anchor without a positive or without a negative yields nothing."""
-    return Slots(np.arange(len(positives)), positives, np.where(positives < 0, -1, negatives))
+    return Slots(problem.indices(), positives, problem.where(positives < 0, -1, negatives))
