@@ -75,9 +75,8 @@ class Compilation:
     signature: Mapping[str, str]  # argument -> "*fp32", "i32", ...; constants may be left out
     constants: Mapping[str, Any]
     options: Mapping[str, Any] = field(default_factory=dict)  # num_warps, num_stages, enable_fp_fusion
-    multiples: tuple[
-        str, ...
-    ] = ()  # numbers that are always multiples of 16, as Triton finds out at a launch
+    multiples: tuple[str, ...] = ()  # numbers that are always multiples of 16, which a launch finds out
+    backends: tuple[str, ...] = ("cuda", "hip")  # on which a launcher may choose it
 
     @property
     def canonical(self) -> bool:

@@ -114,6 +114,8 @@ class ValuesConfig:
 
 
 VALUES = ValuesConfig()
+#: Label sets need registers of their own.
+VALUES_MULTI = ValuesConfig(num_warps=8)
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,8 @@ class Values:
                     self.column_bits, self.rows, first, wide, self.operands.dims, labels.words,
                     MULTI=labels.multi, OWN=labels.own, ROWS=VALUES.rows, COLUMNS=VALUES.columns,
                     DEPTH=self.operands.depth, INPUT_PRECISION=PRECISIONS[self.operands.precision][1],
-                    num_warps=VALUES.num_warps, num_stages=VALUES.num_stages,
+                    num_warps=(VALUES_MULTI if labels.multi else VALUES).num_warps,
+                    num_stages=VALUES.num_stages,
                 )  # fmt: skip
             yield first, count
 
@@ -193,6 +196,6 @@ def compilations() -> Iterator[Compilation]:
             f"values.values[multi={multi},depth={depth},{precision}]", values_kernel, {**pointers, **numbers},
             {"MULTI": multi, "OWN": True, "ROWS": VALUES.rows, "COLUMNS": VALUES.columns, "DEPTH": depth,
              "INPUT_PRECISION": precision},
-            {"num_warps": VALUES.num_warps, "num_stages": VALUES.num_stages},
-            ("first", "padded_columns", "dims"),
+            {"num_warps": (VALUES_MULTI if multi else VALUES).num_warps, "num_stages": VALUES.num_stages},
+            ("first", "padded_columns", "dims"), ("cuda",) if precision == "tf32x3" else ("cuda", "hip"),
         )  # fmt: skip

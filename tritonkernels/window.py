@@ -420,7 +420,10 @@ def compilations() -> Iterator[Compilation]:
                 ("random-hard", False, False), ("random-hard", False, True), ("random-hard", True, False),
                 ("semi-hard", False, False), ("semi-hard", False, True), ("semi-hard-nearest", False, False),
             ):  # fmt: skip
-                if kind != "fp32" and (listing or counting):
+                if listing or counting:
+                    if kind != "fp32" or metric == "cosine":
+                        continue
+                elif kind != "fp32" and (metric == "cosine" or rule == "random-hard"):
                     continue
                 yield Compilation(
                     f"window.window[{kind},{metric},{rule},count={counting},list={listing}]",
