@@ -229,8 +229,9 @@ def _summary(arguments: argparse.Namespace, rows: int, queries: int, hits: int, 
     else:
         what = f"{hits} hits within {arguments.radius} bits among"
     rate = rows * queries / max(seconds, 1e-9)
+    pace = f"{rate / 1e9:.2f} G pairs/s" if rate >= 1e9 else f"{rate / 1e6:.1f} M pairs/s"
     where = "" if arguments.output is None else f": {arguments.output}"
     return (
         f"{what} {rows} codes of {arguments.bits} bits for {queries} queries in {seconds:.3f} s, "
-        f"{rate / 1e9:.2f} G pairs/s ({backend} backend){where}"
+        f"{pace} ({backend} backend){where}"
     )
