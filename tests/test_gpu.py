@@ -32,3 +32,22 @@ def test_tensors_on_two_devices_are_refused(batch: tuple[torch.Tensor, torch.Ten
         ValueError, match="labels: expected a tensor on cuda:0 like embeddings, got one on cpu"
     ):
         minerlib.mine(rows.cuda(), labels, "hard")
+
+
+def test_codes_come_back_to_their_device(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    rows, _ = batch
+    codes = minerlib.pack_bits(rows)
+    on_device = minerlib.pack_bits(rows.cuda())
+    for ours, theirs in zip(_of_codes(on_device), _of_codes(codes), strict=True):
+        assert ours.is_cuda
+        assert torch.equal(ours.cpu(), theirs)
+
+
+def _of_codes(codes: torch.Tensor) -> list[torch.Tensor]:
+    return [
+        codes,
+        minerlib.unpack_bits(codes, 33),
+        minerlib.hamming_distance(codes, codes),
+        *minerlib.hamming_search(codes, codes, 9),
+        *minerlib.hamming_range(codes, codes, 12),
+    ]
