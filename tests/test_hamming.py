@@ -287,11 +287,11 @@ def test_blocks_parts_and_slabs_change_nothing(seed: int, monkeypatch: pytest.Mo
         monkeypatch.setattr(_numba_codes, name, int(rng.choice(values)))
     minerlib.set_num_threads(int(rng.integers(1, 5)))
     kind = list(CODES)[seed % len(CODES)]
-    e = expected(kind, int(rng.choice(BITS)), int(rng.integers(1, 9)), int(rng.integers(9, 400)))
+    e = expected(kind, int(rng.choice(BITS)), int(rng.integers(1, 9)), int(rng.integers(9, 2000)))
     rows = len(e.database)
     found = minerlib.hamming_distance(e.queries, e.database, backend="numba")
     assert np.array_equal(found, e.distances)
-    for k in (1, rows // 7 + 1, rows):
+    for k in (1, rows // 64 + 1, rows // 7 + 1, rows):
         assert_search(minerlib.hamming_search(e.queries, e.database, k, backend="numba"), e, k)
     for radius in (0, int(np.median(e.distances)), 10_000):
         assert_range(minerlib.hamming_range(e.queries, e.database, radius, backend="numba"), e, radius)
