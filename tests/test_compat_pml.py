@@ -16,7 +16,8 @@ from pytorch_metric_learning import miners as originals
 
 import minerlib
 from minerlib.compat import pytorch_metric_learning as compat
-from minerlib.compat.pytorch_metric_learning import _batch, _scan, miners
+from minerlib import scan
+from minerlib.compat.pytorch_metric_learning import _batch, miners
 
 EUCLIDEAN = {"normalize_embeddings": False}
 DISTANCES = {
@@ -276,8 +277,8 @@ def test_answers_depend_neither_on_chunks_nor_on_threads(monkeypatch):
     x, y = adversarial("off centre", torch.float32)
     cases = ["easy semihard", "triplets semihard 0.2", "pairs, many", "similarity", "hard ranges"]
     expected = {case: served(build(miners, case, "euclidean"), x, y) for case in cases}
-    monkeypatch.setattr(_scan, "_LISTED", 200)
-    monkeypatch.setattr(_scan.Scan._chunks, "__defaults__", (200, None))
+    monkeypatch.setattr(scan, "_LISTED", 200)
+    monkeypatch.setattr(scan.Scan._chunks, "__defaults__", (200, None))
     minerlib.set_num_threads(3)
     for case in cases:
         again = served(build(miners, case, "euclidean"), x, y)

@@ -22,8 +22,8 @@ from pytorch_metric_learning import miners as _originals
 from torch import Tensor
 
 from minerlib.compat.pytorch_metric_learning._batch import METRICS, Batch, Fallback, named, prepare
-from minerlib.compat.pytorch_metric_learning._scan import Scan
 from minerlib.mining import mine
+from minerlib.scan import Scan
 
 Indices = tuple[Tensor, ...]
 
@@ -72,7 +72,13 @@ class _Served:
 
 def _scan(batch: Batch, exactly: bool = False) -> Scan:
     return Scan(
-        batch.x, batch.y, batch.x_class, batch.y_class, batch.own, METRICS.index(batch.metric), exactly
+        batch.x,
+        batch.y,
+        batch.x_class,
+        batch.y_class,
+        0 if batch.own else None,
+        METRICS.index(batch.metric),
+        exactly,
     )
 
 
@@ -125,7 +131,7 @@ class BatchEasyHardMiner(_Served, _originals.BatchEasyHardMiner):
             a, p, n = _mined(batch, f"{self.pos_strategy[0]}p{self.neg_strategy[0]}n")  # as in "hphn"
             index[a, 0], index[a, 1] = p, n
             return index, np.empty(index.shape)
-        from minerlib.compat.pytorch_metric_learning import _kernels
+        from minerlib import _scan_kernels as _kernels
 
         semihard = _kernels.NEITHER
         if self.pos_strategy == self.SEMIHARD:

@@ -1,7 +1,7 @@
 """Scans of all distances of a batch, a chunk of anchors at a time, in memory that does not grow with N x M.
 
-Products come from NumPy, whose precision no setting of torch changes; `_kernels` decides by them where they
-leave no doubt, and by canonical float64 distances where they do.
+Products come from NumPy, whose precision no setting of torch changes; `_scan_kernels` decides by them where
+they leave no doubt, and by canonical float64 distances where they do.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ _UNIT_ROUNDOFF = {4: 2.0**-24, 8: 2.0**-53}
 _SMALLEST = {4: 1.2e-38, 8: 2.3e-308}
 _MOST_DIMENSIONS = 1 << 18  # beyond, the bound on a float32 product is no longer small
 
+_NOWHERE = -(1 << 62)
+
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 class Scan:
-    """Anchors x [N, D] against columns y [M, D] with dense classes; own: x is y, no row is its own pair."""
+    """Anchors x [N, D] against columns y [M, D] with dense classes."""
 
     def __init__(
         self,
@@ -31,7 +33,7 @@ class Scan:
         y: np.ndarray,  # [M, D] of the same type
         x_class: np.ndarray,  # [N] int64
         y_class: np.ndarray,  # [M] int64
-        own: bool,
+        own: int | None,  # the column that is the first anchor itself, the next one the second; None: no such
         metric: int,
         exactly: bool = False,  # products in float64, where their middles are used and not only decided by
     ) -> None:
@@ -46,7 +48,7 @@ class Scan:
         self.class_starts = np.searchsorted(y_class[self.members], np.arange(classes + 1)).astype(np.int64)
         self.y_norm = norms(y)
         self.x_norm = self.y_norm if y is x else norms(x)
-        self.own, self.metric = own, metric
+        self.own, self.metric = _NOWHERE if own is None else own, metric
 
     def _chunks(
         self, elements: int = _ELEMENTS, anchors: np.ndarray | None = None
@@ -69,7 +71,7 @@ class Scan:
         over_chunks(rows, len(self.y), _WEIGHT, work)
 
     @property
-    def _options(self) -> tuple[int, float, float, bool]:
+    def _options(self) -> tuple[int, float, float, int]:
         dimension, size = self.x.shape[1], self.x.itemsize
         roundings = (dimension + 4) * _UNIT_ROUNDOFF[size]
         return self.metric, roundings / (1 - roundings), 2 * dimension * _SMALLEST[size], self.own
@@ -84,8 +86,8 @@ class Scan:
         ranges: tuple[float, float, float, float],
         semihard: int,
     ) -> tuple[np.ndarray, np.ndarray]:  # columns [N, 2] int64, -1 for none; distances [N, 2]
-        """One positive and one negative for each anchor, by the rules of `_kernels.choose`."""
-        from minerlib.compat.pytorch_metric_learning import _kernels
+        """One positive and one negative for each anchor, by the rules of `_scan_kernels.choose`."""
+        from minerlib import _scan_kernels as _kernels
 
         index = np.full((len(self.x), 2), -1, dtype=np.int64)
         value = np.zeros((len(self.x), 2))
@@ -110,7 +112,7 @@ class Scan:
 
         Without edges they are each anchor's nearest negative and farthest positive.
         """
-        from minerlib.compat.pytorch_metric_learning import _kernels
+        from minerlib import _scan_kernels as _kernels
 
         anchors = np.arange(len(self.x)) if anchors is None else anchors
         parts: list[list[np.ndarray]] = [[], [], [], []]
@@ -146,7 +148,7 @@ class Scan:
     def _marked(
         self, marks: np.ndarray, rows: np.ndarray, positives: bool, starts: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        from minerlib.compat.pytorch_metric_learning import _kernels
+        from minerlib import _scan_kernels as _kernels
 
         anchors, columns = np.empty(starts[-1], np.int64), np.empty(starts[-1], np.int64)
 
@@ -168,7 +170,7 @@ class Scan:
         columns: np.ndarray,  # [P] int64, -1 for none
     ) -> np.ndarray:  # [P] float64, inf for none
         """Canonical distances of the given pairs."""
-        from minerlib.compat.pytorch_metric_learning import _kernels
+        from minerlib import _scan_kernels as _kernels
 
         out = np.empty(len(anchors))
 
@@ -192,14 +194,12 @@ class Scan:
         anchors = np.repeat(np.arange(len(self.x)), sizes)
         place = np.arange(len(anchors)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         columns = self.members[self.class_starts[self.x_class[anchors]] + place]
-        if not self.own:
-            return anchors, columns
-        others = anchors != columns
+        others = columns != anchors + self.own
         return anchors[others], columns[others]
 
     def triplets(self, above: float, up_to: float) -> np.ndarray:  # [3, T] int64
         """Every triplet with above < d(a, n) - d(a, p) <= up_to, by anchor, positive, negative."""
-        from minerlib.compat.pytorch_metric_learning import _kernels
+        from minerlib import _scan_kernels as _kernels
 
         parts = []
         for first, last, g in self._chunks(_LISTED):
@@ -231,7 +231,7 @@ class Scan:
 
     def side_sums(self) -> np.ndarray:  # [N, 4]
         """For each anchor: positives, the sum of their distances, negatives, the sum of theirs."""
-        from minerlib.compat.pytorch_metric_learning import _kernels
+        from minerlib import _scan_kernels as _kernels
 
         sums = np.empty((len(self.x), 4))
         for first, last, g in self._chunks():
@@ -252,7 +252,7 @@ class Scan:
         uniform: np.ndarray,  # [draws] in [0, 1)
     ) -> np.ndarray:  # [draws] int64, -1 for none
         """Negatives by the inverse density of their distance, drawn with the given random numbers."""
-        from minerlib.compat.pytorch_metric_learning import _kernels
+        from minerlib import _scan_kernels as _kernels
 
         drawn = np.empty(len(uniform), dtype=np.int64)
         for first, last, g in self._chunks():

@@ -5,10 +5,10 @@
 
 x [N, D], y [M, D] float32 or float64; g [B, M] products of anchors first .. first + B in that type, off by at
 most gamma |x| |y| + tiny; x_norm [N], y_norm [M] canonical float64 norms. The columns of class c are
-members[class_starts[c] : class_starts[c + 1]], ascending; x_class [N] is each anchor's class. own: no row is
-its own pair. `options` is (metric, gamma, tiny, own). What the interval of a value leaves open is decided by
-the value itself, so answers depend neither on how a product was summed nor on how the anchors are chunked.
-Ties: the lowest column wins.
+members[class_starts[c] : class_starts[c + 1]], ascending; x_class [N] is each anchor's class. `options` is
+(metric, gamma, tiny, own): column own + a is anchor a itself, and no pair of its own. What the interval of a
+value leaves open is decided by the value itself, so answers depend neither on how a product was summed nor
+on how the anchors are chunked. Ties: the lowest column wins.
 
 Numba looks only at a kernel's own file to see whether its machine code is stale: all of them are here.
 """
@@ -105,7 +105,7 @@ def _bounds(
 def _set_aside(
     members: np.ndarray,  # columns of the anchor's class
     a: int,
-    own: bool,
+    own: int,
     lo: np.ndarray,  # [M] changed
     hi: np.ndarray,  # [M] changed
     by: float,
@@ -116,7 +116,7 @@ def _set_aside(
     """Take the anchor's class out of the intervals, which then are those of its negatives alone."""
     p = 0
     for j in members:
-        if not (own and j == a):
+        if j != own + a:
             positives[p], p_lo[p], p_hi[p] = j, lo[j], hi[j]
             p += 1
         lo[j] = hi[j] = by
