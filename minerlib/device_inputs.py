@@ -38,6 +38,7 @@ class DeviceProblem:
     metric: str
     origin: Origin
     names: tuple[str, str]  # of the arguments, for messages
+    strict: bool = True  # False: rows that are not finite take no part, instead of an error
     slots: int | None = None  # of a padded answer by pair; None: as many as there are pairs, read back
 
     where: ClassVar[Any] = staticmethod(torch.where)
@@ -72,6 +73,8 @@ class DeviceProblem:
 
     def read(self, *numbers: torch.Tensor) -> list[int]:
         """The numbers on the host, in one transfer that also tells whether all rows are finite."""
+        if not self.strict:
+            return torch.stack([number.reshape(()).long() for number in numbers]).tolist()  # type: ignore[no-any-return]
         bad = [_any_negative(largest) for largest in (self.rows.x_largest, self.rows.y_largest)]
         found: list[int] = torch.stack([*bad, *(number.reshape(()).long() for number in numbers)]).tolist()
         for name, rows, flag in zip(self.names, (self.anchors, self.columns), found, strict=False):
@@ -91,6 +94,7 @@ def mining_problem(
     reference: Any,  # [M, D] or None
     reference_labels: Any,  # [M], [M, C] bool or None
     metric: str,
+    strict: bool = True,
 ) -> DeviceProblem:
     """As `inputs.mining_problem`."""
     from tritonkernels import labels as grouping
@@ -105,14 +109,16 @@ def mining_problem(
     group: Callable[..., Labels] = grouping.multiple if x_labels.ndim == 2 else grouping.single
     if reference is None:
         keys = x_labels if x_labels.ndim == 2 else _keys(x_labels)
-        return DeviceProblem(x, x, group(keys, keys), True, metric, origin, ("embeddings", "embeddings"))
+        return DeviceProblem(
+            x, x, group(keys, keys), True, metric, origin, ("embeddings", "embeddings"), strict
+        )
     y, _ = _rows("reference", reference)
     inputs.same_width("embeddings", x, "reference", y)
     y_labels = _labels("reference_labels", reference_labels, "reference", len(y))
     inputs.same_form(x_labels, y_labels)
     x, y = _common_type(x, y)
     found = group(x_labels, y_labels) if x_labels.ndim == 2 else _across(x_labels, y_labels)
-    return DeviceProblem(x, y, found, False, metric, origin, ("embeddings", "reference"))
+    return DeviceProblem(x, y, found, False, metric, origin, ("embeddings", "reference"), strict)
 
 
 def search_problem(

@@ -71,7 +71,7 @@ def mine(
         from minerlib import device_inputs, device_mining
 
         request = _request(strategy, margin, reference, pairs, fallback, seed, exact, compact)
-        found = device_inputs.mining_problem(*arguments)
+        found = device_inputs.mining_problem(*arguments, strict=bool(compact))
         return device_mining.run(STRATEGIES[strategy], found, request, compact)
     request = _request(strategy, margin, reference, pairs, fallback, seed, exact, compact)
     problem = inputs.mining_problem(*arguments)

@@ -310,6 +310,8 @@ def window(
 ) -> torch.Tensor:  # [slots] int64
     """The negative of every pair under a rule of RULES, -1 for none."""
     out = torch.full_like(pairs.positives, -1)
+    if pairs.slots == 0:
+        return out
     values = Values.of(rows, labels)
     _launch(rows, labels, pairs, values, RULES[rule].value, margin, seed, out)
     return out
@@ -338,6 +340,8 @@ def count(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # [slots] int64 each
     """Of every pair: how many negatives there are, have a positive score, and are semi-hard."""
     total, scored, semi_hard = (torch.zeros_like(pairs.positives) for _ in range(3))
+    if pairs.slots == 0:
+        return total, scored, semi_hard
     values = Values.of(rows, labels)
     options = {"COUNT": True, "negatives": total}
     _launch(rows, labels, pairs, values, RANDOM_HARD.value, margin, 0, scored, **options)
@@ -350,11 +354,13 @@ def every_triplet(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # [T] int64 each
     """All triplets of positive score. Reads back how many there are."""
     scored = torch.zeros_like(pairs.positives)
+    if pairs.slots == 0:
+        return scored, scored, scored
     values = Values.of(rows, labels)
     unread = torch.zeros_like(pairs.positives)
     _launch(rows, labels, pairs, values, RANDOM_HARD.value, margin, 0, scored, COUNT=True, negatives=unread)
     ends = scored.cumsum(0)
-    size = int(ends[-1]) if len(ends) else 0
+    size = int(ends[-1])
     found = torch.empty(3, size, dtype=torch.int64, device=scored.device)
     if size:
         _launch(
@@ -375,8 +381,6 @@ def _launch(
     out: torch.Tensor,
     **options: Any,
 ) -> None:
-    if pairs.slots == 0:
-        return
     unread = pairs.positives
     pointers = dict.fromkeys(("starts", "listed_anchors", "listed_positives", "negatives"), unread)
     flags = {"COUNT": False, "LIST": False}

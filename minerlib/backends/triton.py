@@ -10,7 +10,10 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from minerlib.strategies import FARTHEST_NEGATIVE, NEAREST_NEGATIVE, Request
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from minerlib.device_inputs import DeviceProblem
+    from minerlib.inputs import Relevance
     from tritonkernels.labels import Pairs
 
     Columns = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -102,15 +106,72 @@ def counts(problem: DeviceProblem, request: Request) -> tuple[int, int, int]:
 
 
 def topk(problem: DeviceProblem, k: int, exact: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Exact with `exact=False` too."""
     from tritonkernels import topk as kernels
 
-    return kernels.topk(problem.anchors, problem.columns, k, problem.metric, exact)
+    return kernels.topk(problem.anchors, problem.columns, k, problem.metric)
 
 
 def pairwise(problem: DeviceProblem) -> torch.Tensor:  # [N, M] float64
     from tritonkernels import pairwise as kernels
 
     return kernels.pairwise(problem.anchors, problem.columns, problem.metric)
+
+
+def hamming_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    from tritonkernels import hamming as kernels
+
+    return _to_host(kernels.distance(_to_device(a), _to_device(b)))[0]
+
+
+def hamming_search(queries: np.ndarray, database: np.ndarray, k: int) -> tuple[np.ndarray, ...]:
+    from tritonkernels import hamming_search as kernels
+
+    return _to_host(*kernels.search(_to_device(queries), _to_device(database), k))
+
+
+def hamming_range(queries: np.ndarray, database: np.ndarray, radius: int) -> tuple[np.ndarray, ...]:
+    from tritonkernels import hamming_search as kernels
+
+    return _to_host(*kernels.range_search(_to_device(queries), _to_device(database), radius))
+
+
+def hamming_counts(queries: np.ndarray, database: np.ndarray, relevance: Relevance) -> tuple[np.ndarray, ...]:
+    from tritonkernels import hamming as kernels
+
+    return _to_host(*kernels.counts(_to_device(queries), _to_device(database), _of_tensors(relevance)))
+
+
+def hamming_average_precision(
+    queries: np.ndarray, database: np.ndarray, relevance: Relevance, k: int
+) -> np.ndarray:
+    from tritonkernels import hamming_ranking as kernels
+
+    found = kernels.average_precision(_to_device(queries), _to_device(database), _of_tensors(relevance), k)
+    return _to_host(found)[0]
+
+
+# Codes come validated as host arrays: they go to the current GPU and the answers come back.
+
+
+def _to_device(array: np.ndarray) -> torch.Tensor:
+    import torch
+
+    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+    return tensor if interpreted() else tensor.cuda()
+
+
+def _to_host(*tensors: torch.Tensor) -> tuple[np.ndarray, ...]:
+    return tuple(tensor.cpu().numpy() for tensor in tensors)
+
+
+def _of_tensors(relevance: Relevance) -> Any:
+    arrays = {
+        name: None if array is None else _to_device(array)
+        for name, array in vars(relevance).items()
+        if name != "own"
+    }
+    return SimpleNamespace(own=relevance.own, **arrays)
 
 
 def _fall_back(
