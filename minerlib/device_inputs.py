@@ -74,7 +74,7 @@ class DeviceProblem:
     def read(self, *numbers: torch.Tensor) -> list[int]:
         """The numbers on the host, in one transfer that also tells whether all rows are finite."""
         if not self.strict:
-            return torch.stack([number.reshape(()).long() for number in numbers]).tolist()  # type: ignore[no-any-return]
+            return torch.stack([number.reshape(()).long() for number in numbers]).tolist()
         bad = [_any_negative(largest) for largest in (self.rows.x_largest, self.rows.y_largest)]
         found: list[int] = torch.stack([*bad, *(number.reshape(()).long() for number in numbers)]).tolist()
         for name, rows, flag in zip(self.names, (self.anchors, self.columns), found, strict=False):

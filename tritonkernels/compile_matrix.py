@@ -15,6 +15,7 @@ MODULES = (
     "extremes",
     "values",
     "window",
+    "sample",
     "hamming",
     "hamming_search",
     "hamming_ranking",

@@ -289,6 +289,10 @@ class ExtremesConfig:
     row_columns: int = 128
     decide_warps: int = 4
 
+    def filter_warps(self, hip: bool) -> int:
+        """AMD's warps hold twice as many threads."""
+        return self.num_warps // 2 if hip else self.num_warps
+
 
 ONE_SIDE = ExtremesConfig()
 #: What two lists keep would not fit the registers with wider tiles.
@@ -397,7 +401,7 @@ class _Plan:
             POSITIVE=positive, NEAR=near, FAR=far, MULTI=labels.multi, OWN=labels.own,
             WHOLE=dims == self.operands.depth, ROWS=config.rows, COLUMNS=config.columns,
             DEPTH=self.operands.depth, KEPT=config.kept,
-            num_warps=config.num_warps, num_stages=config.num_stages,
+            num_warps=config.filter_warps(torch.version.hip is not None), num_stages=config.num_stages,
         )  # fmt: skip
         x_order, y_order = self.x_order, self.y_order
         for extreme in wanted:
@@ -439,14 +443,16 @@ def compilations() -> Iterator[Compilation]:
         (True, True, True, True, 64, False),
     ):  # fmt: skip
         config = BOTH_SIDES if near and far else ONE_SIDE
-        yield Compilation(
-            f"extremes.filter[multi={multi},positive={positive},near={near},far={far},depth={depth},"
-            f"whole={whole}]",
-            filter_kernel, {"a": "*fp16", "b": "*fp16", **pointers, **numbers},
-            {"POSITIVE": positive, "NEAR": near, "FAR": far, "MULTI": multi, "OWN": True, "WHOLE": whole,
-             "ROWS": config.rows, "COLUMNS": config.columns, "DEPTH": depth, "KEPT": config.kept},
-            {"num_warps": config.num_warps, "num_stages": config.num_stages}, ("dims",),
-        )  # fmt: skip
+        for backend in ("cuda", "hip"):
+            yield Compilation(
+                f"extremes.filter[{backend},multi={multi},positive={positive},near={near},far={far},"
+                f"depth={depth},whole={whole}]",
+                filter_kernel, {"a": "*fp16", "b": "*fp16", **pointers, **numbers},
+                {"POSITIVE": positive, "NEAR": near, "FAR": far, "MULTI": multi, "OWN": True, "WHOLE": whole,
+                 "ROWS": config.rows, "COLUMNS": config.columns, "DEPTH": depth, "KEPT": config.kept},
+                {"num_warps": config.filter_warps(backend == "hip"), "num_stages": config.num_stages},
+                ("dims",), (backend,),
+            )  # fmt: skip
     for kind in KINDS:
         for multi, cosine, splits in (
             (False, False, 1),
