@@ -16,6 +16,8 @@ MODULES = (
     "values",
     "window",
     "sample",
+    "pairwise",
+    "topk",
     "hamming",
     "hamming_search",
     "hamming_ranking",
