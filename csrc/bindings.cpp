@@ -284,6 +284,7 @@ public:
             view.database_classes = classes_[1].data();
         }
         expect(!own || queries.rows == database.rows, "leave-one-out ranks the queries themselves");
+        expect(database.rows < int64_t{1} << 31, "at most 2^31 - 1 codes are ranked");
     }
 
     Relevance view;

@@ -9,9 +9,11 @@
 //   - The counters start at 2^m - 1 - threshold, so that counter m ends up set exactly for the codes beyond the
 //     threshold: nothing is compared.
 //   - Codes are never un-transposed: the distances of the few hits are counted anew from their words.
-// Per triple and query: two loads and two full adders (2 instructions each with AVX-512, 5 without).
+// Per triple and query: two loads and two full adders (2 instructions each with AVX-512, 5 without). Long codes go
+// in segments whose vectors fit the nearest cache, the counters of every query being kept in between.
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include "code_words.h"
@@ -69,38 +71,47 @@ static inline void transpose_bits(Plane* a) {
     }
 }
 
+// Counters live in registers only where all that touches them is inlined.
+#define MINERLIB_INLINE __attribute__((always_inline)) inline
+
 constexpr int TRIPLE_VECTORS = 10;  // eight majorities, the parity and its opposite
 constexpr int TRIPLE_BYTES = TRIPLE_VECTORS * sizeof(Plane);
+
+// Triples whose vectors are used for all queries before the next ones are.
+constexpr int64_t SEGMENT_TRIPLES = (24 << 10) / TRIPLE_BYTES;
 
 // Triples of planes of a code, rounded up to a pair of triples (the last ones hold zeros).
 static inline int64_t triples_of(int64_t bytes) { return (8 * bytes + 5) / 6 * 2; }
 
-// For every triple, where its two vectors lie for this query: byte offset of the majority in the low half, of
-// the parity in the high half.
-static inline void pick_vectors(const uint64_t* query, int64_t bytes, uint32_t* picks) {
+// Where the two vectors of a triple lie for a query: byte offsets.
+struct Pick {
+    uint16_t majority, parity;
+};
+
+static inline void pick_vectors(const uint64_t* query, int64_t bytes, Pick* picks) {
     const auto bit = [&](int64_t b) { return b < 8 * bytes ? query[b / 64] >> b % 64 & 1 : 0; };
     for (int64_t t = 0; t < triples_of(bytes); ++t) {
         const uint64_t x = bit(3 * t), y = bit(3 * t + 1), z = bit(3 * t + 2);
         const uint64_t majority = x | y << 1 | z << 2, parity = 8 + (x ^ y ^ z);
-        picks[t] = static_cast<uint32_t>((majority | parity << 16) * sizeof(Plane));
+        picks[t].majority = static_cast<uint16_t>(majority * sizeof(Plane));
+        picks[t].parity = static_cast<uint16_t>(parity * sizeof(Plane));
     }
 }
 
 class Block {
 public:
     explicit Block(const Codes& codes)
-        : source_(codes), bytes_(codes.bytes), words_(source_.words * BLOCK_CODES),
-          planes_((source_.words * 64 + 6) * BLOCK_WORDS),
+        : source_(codes), bytes_(codes.bytes), planes_((source_.words * 64 + 6) * BLOCK_WORDS),
           vectors_(triples_of(codes.bytes) * TRIPLE_VECTORS * BLOCK_WORDS) {}
 
     // Takes codes first .. first + count - 1; the places behind them hold zero codes.
     void fill(int64_t first, int64_t count) {
         Plane* planes = reinterpret_cast<Plane*>(planes_.get());
         for (int64_t w = 0; w < source_.words; ++w) {
-            uint64_t* out = words_.get() + w * BLOCK_CODES;
-            for (int64_t c = 0; c < count; ++c) out[c] = source_.word(first + c, w);
-            for (int64_t c = count; c < BLOCK_CODES; ++c) out[c] = 0;
-            std::memcpy(planes + 64 * w, out, sizeof(Plane) * 64);
+            uint64_t* out = reinterpret_cast<uint64_t*>(planes + 64 * w);
+            for (int64_t bit = 0; bit < 64; ++bit) {
+                for (int64_t c = bit; c < BLOCK_CODES; c += 64) *out++ = c < count ? source_.word(first + c, w) : 0;
+            }
             transpose_bits(planes + 64 * w);
         }
         for (int b = 0; b < 6; ++b) planes[64 * source_.words + b] = Plane{};
@@ -120,50 +131,79 @@ public:
         }
     }
 
-    const Plane* vectors() const { return reinterpret_cast<const Plane*>(vectors_.get()); }
-
-    // The distance of the code at a place to a query's words.
-    int64_t distance(int64_t place, const uint64_t* query) const {
-        int64_t sum = 0;
-        for (int64_t w = 0; w < source_.words; ++w) sum += count_bits(words_[w * BLOCK_CODES + place] ^ query[w]);
-        return sum;
+    // The bits of the block's first `count` codes.
+    static Plane there(int64_t count) {
+        Plane out;
+        for (int lane = 0; lane < BLOCK_WORDS; ++lane) {
+            const int64_t left = std::clamp<int64_t>(count - 64 * lane, 0, 64);
+            out[lane] = left == 64 ? ~uint64_t{0} : (uint64_t{1} << left) - 1;
+        }
+        return out;
     }
+
+    const Plane* vectors() const { return reinterpret_cast<const Plane*>(vectors_.get()); }
 
 private:
     static Plane majority(Plane x, Plane y, Plane z) { return full_add(x, y, z); }
 
     CodeWords source_;
     int64_t bytes_;
-    Buffer<uint64_t> words_;    // [words, BLOCK_CODES]
-    Buffer<uint64_t> planes_;   // of Plane; place p of plane b: bit p / BLOCK_WORDS of lane p % BLOCK_WORDS
+    Buffer<uint64_t> planes_;   // of Plane: code c of the block is bit c % 64 of lane c / 64
     Buffer<uint64_t> vectors_;  // of Plane, [triples, TRIPLE_VECTORS]
 };
 
-// Bit-sliced counters of distances below 2^levels, and one above them that says which are no longer.
+// Bit-sliced counters of distances below 2^levels, and one above them for the codes beyond a threshold.
 template <int levels> class Counters {
     static_assert(levels >= 4, "a pair of triples carries up to counter 3");
 
 public:
-    explicit Counters(uint64_t start) {
+    // Of no triples yet; with threshold -1 every code is beyond.
+    MINERLIB_INLINE explicit Counters(int64_t threshold) {
+        const uint64_t start = static_cast<uint64_t>((int64_t{1} << levels) - 1 - threshold);
+#pragma GCC unroll 16
         for (int c = 0; c <= levels; ++c) counter_[c] = plane_of(start >> c & 1);
     }
 
+    MINERLIB_INLINE explicit Counters(const Plane* saved) {
+#pragma GCC unroll 16
+        for (int c = 0; c <= levels; ++c) counter_[c] = saved[c];
+    }
+
+    MINERLIB_INLINE void save(Plane* out) const {
+#pragma GCC unroll 16
+        for (int c = 0; c <= levels; ++c) out[c] = counter_[c];
+    }
+
+    // Adds triples first .. last - 1 of a block.
+    MINERLIB_INLINE void add(const Plane* block, const Pick* picks, int64_t first, int64_t last) {
+        const char* vectors = reinterpret_cast<const char*>(block);
+        int64_t t = first;
+        for (; t + 8 <= last; t += 8) add_eight(vectors + t * TRIPLE_BYTES, picks + t);
+        if (t + 4 <= last) {
+            add_four(vectors + t * TRIPLE_BYTES, picks + t);
+            t += 4;
+        }
+        if (t < last) add_two(vectors + t * TRIPLE_BYTES, picks + t);
+    }
+
+    // The codes beyond the threshold: code c of the block as bit c % 64 of lane c / 64.
     Plane overflowed() const { return counter_[levels]; }
 
+private:
     // The next two, four or eight triples. Carries are paired as they come, which keeps few of them waiting.
-    void add_two(const char* vectors, const uint32_t* picks) {
+    MINERLIB_INLINE void add_two(const char* vectors, const Pick* picks) {
         Plane four;
         const Plane other = pair(vectors, picks, four);
         const Plane extra = half_add(counter_[1], other);
         carry(3, full_add(counter_[2], four, extra));
     }
-    void add_four(const char* vectors, const uint32_t* picks) {
+    MINERLIB_INLINE void add_four(const char* vectors, const Pick* picks) {
         Plane waiting;
         const Plane eight = quad(vectors, picks, waiting);
         const Plane other = half_add(counter_[2], waiting);
         carry(4, full_add(counter_[3], eight, other));
     }
-    void add_eight(const char* vectors, const uint32_t* picks) {
+    MINERLIB_INLINE void add_eight(const char* vectors, const Pick* picks) {
         Plane waiting, also_waiting;
         const Plane first = quad(vectors, picks, waiting);
         const Plane second = quad(vectors + 4 * TRIPLE_BYTES, picks + 4, also_waiting);
@@ -177,21 +217,20 @@ public:
         }
     }
 
-private:
-    static Plane vector(const char* vectors, uint32_t offset) {
+    static Plane vector(const char* vectors, int64_t offset) {
         return *reinterpret_cast<const Plane*>(vectors + offset);
     }
 
     // Two triples: returns the carry of the parities, worth two, and in `four` that of the majorities.
-    Plane pair(const char* vectors, const uint32_t* picks, Plane& four) {
+    MINERLIB_INLINE Plane pair(const char* vectors, const Pick* picks, Plane& four) {
         const char* second = vectors + TRIPLE_BYTES;
-        const Plane two = full_add(counter_[0], vector(vectors, picks[0] >> 16), vector(second, picks[1] >> 16));
-        four = full_add(counter_[1], vector(vectors, picks[0] & 0xFFFF), vector(second, picks[1] & 0xFFFF));
+        const Plane two = full_add(counter_[0], vector(vectors, picks[0].parity), vector(second, picks[1].parity));
+        four = full_add(counter_[1], vector(vectors, picks[0].majority), vector(second, picks[1].majority));
         return two;
     }
 
     // Four triples: returns a carry worth eight, and in `waiting` one worth four.
-    Plane quad(const char* vectors, const uint32_t* picks, Plane& waiting) {
+    MINERLIB_INLINE Plane quad(const char* vectors, const Pick* picks, Plane& waiting) {
         Plane four, also_four;
         const Plane two = pair(vectors, picks, four);
         const Plane also_two = pair(vectors + 2 * TRIPLE_BYTES, picks + 2, also_four);
@@ -199,29 +238,14 @@ private:
         return full_add(counter_[2], four, also_four);
     }
 
-    void carry(int from, Plane value) {
+    MINERLIB_INLINE void carry(int from, Plane value) {
+#pragma GCC unroll 16
         for (int c = from; c < levels; ++c) value = half_add(counter_[c], value);
         counter_[levels] |= value;
     }
 
     Plane counter_[levels + 1];
 };
-
-// The codes of a block beyond a query's threshold (-1: all are): bit p / BLOCK_WORDS of lane p % BLOCK_WORDS for
-// place p. Distances must stay below 2^levels.
-template <int levels> static inline Plane beyond(const Plane* block, const uint32_t* picks, int64_t triples,
-                                                 int64_t threshold) {
-    Counters<levels> counters(static_cast<uint64_t>((int64_t{1} << levels) - 1 - threshold));
-    const char* vectors = reinterpret_cast<const char*>(block);
-    int64_t t = 0;
-    for (; t + 8 <= triples; t += 8) counters.add_eight(vectors + t * TRIPLE_BYTES, picks + t);
-    if (t + 4 <= triples) {
-        counters.add_four(vectors + t * TRIPLE_BYTES, picks + t);
-        t += 4;
-    }
-    if (t < triples) counters.add_two(vectors + t * TRIPLE_BYTES, picks + t);
-    return counters.overflowed();
-}
 
 }  // namespace MINERLIB_ISA
 }  // namespace minerlib

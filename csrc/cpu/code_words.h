@@ -1,6 +1,7 @@
 // Packed codes read as 64-bit words, and distances between single codes.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 
 #include "hamming.h"
@@ -47,6 +48,21 @@ public:
         for (int64_t w = 0; w < words; ++w) out[w] = word(row, w);
     }
 
+    // `count` rows, one behind the other.
+    void rows(int64_t first, int64_t count, uint64_t* out) const {
+        int64_t r = 0;
+        if (words == 1) {  // the common short codes
+            const uint64_t mask = bytes_ == 8 ? ~uint64_t{0} : (uint64_t{1} << 8 * bytes_) - 1;
+            const uint8_t* p = data_ + first * bytes_;
+            const int64_t readable = std::min(count, (end_ - p - 8) / bytes_);
+            for (; r < readable; ++r, p += bytes_) {
+                std::memcpy(out + r, p, 8);
+                out[r] &= mask;
+            }
+        }
+        for (; r < count; ++r) row(first + r, out + r * words);
+    }
+
     // The distance of a row to a query's words. `fixed` words where it is not 0, so that the loop unrolls.
     template <int fixed> int64_t distance(int64_t row, const uint64_t* query) const {
         int64_t sum = 0;
@@ -61,6 +77,27 @@ public:
             for (int64_t w = 0; w < words; ++w) sum += count_bits(word(row, w) ^ query[w]);
         }
         return sum;
+    }
+
+    // The first row of first .. last - 1 within a distance of the query, or `last`.
+    template <int fixed>
+    __attribute__((noinline)) int64_t first_within(int64_t first, int64_t last, const uint64_t* query,
+                                                   int64_t limit) const {
+        uint64_t wanted[fixed > 0 ? fixed : 1];  // a copy: registers, whatever else is written
+        for (int w = 0; w < fixed; ++w) wanted[w] = query[w];
+        int64_t row = first;
+        for (; row + 4 <= last; row += 4) {
+            for (int line = 0; line < fixed;
+                 line += 2) {  // the codes about 1 KiB ahead; reading beyond the end is harmless
+                __builtin_prefetch(data_ + row * (fixed * 8) + 1024 + line * 32);
+            }
+            for (int ahead = 0; ahead < 4; ++ahead) {
+                const int64_t d = distance<fixed>(row + ahead, fixed > 0 ? wanted : query);
+                if (__builtin_expect(d <= limit, 0)) return row + ahead;
+            }
+        }
+        while (row < last && distance<fixed>(row, query) > limit) ++row;
+        return row;
     }
 
     // Calls body(std::integral_constant<int, fixed>) with the number of words where the common widths have one.

@@ -11,7 +11,7 @@
 
 #include <algorithm>
 #include <atomic>
-#include <memory>
+#include <cmath>
 #include <stdexcept>
 #include <vector>
 
@@ -81,68 +81,100 @@ public:
     }
 
     const uint64_t* words(int64_t i) const { return words_.get() + i * width_; }
-    const uint32_t* picks(int64_t i) const { return picks_.get() + i * triples_; }
+    const Pick* picks(int64_t i) const { return picks_.get() + i * triples_; }
     int64_t triples() const { return triples_; }
 
 private:
     int64_t triples_, width_;
     Buffer<uint64_t> words_;
-    Buffer<uint32_t> picks_;
+    Buffer<Pick> picks_;
 };
 
-// The best k hits of one query in one slice.
-class NearestHits {
+// Hits of one query in one slice: the best k of them, or all within the radius.
+template <bool nearest> class SliceHits {
 public:
-    void reset(int64_t bits, int64_t k) {
-        k_ = k;
-        own_limit_ = bits;
-        full_ = static_cast<size_t>(k + std::max<int64_t>(k, 64));
+    void reset(int64_t bits, int64_t asked) {
+        asked_ = asked;
+        own_limit_ = nearest ? bits : std::min(bits, asked);
+        full_ = nearest ? static_cast<size_t>(asked + std::max<int64_t>(asked, 64)) : SIZE_MAX;
     }
 
-    // The greatest distance that is still wanted; `shared` is the least k-th distance that any slice has found.
+    // The greatest distance that is still wanted; `shared` is one that k codes are known to lie within.
     int64_t limit(const std::atomic<int32_t>& shared) const {
-        return std::min<int64_t>(own_limit_, shared.load(std::memory_order_relaxed));
+        return nearest ? std::min<int64_t>(own_limit_, shared.load(std::memory_order_relaxed)) : own_limit_;
     }
 
-    void offer(Hit hit) { hits.push_back(hit); }
+    void offer(int64_t distance, int64_t index) { hits.push_back(make_hit(distance, index)); }
 
-    // Called between blocks: forgets what cannot be among the first k and tightens the limits. Of this slice only
-    // nearer hits are wanted then, since later ones lose ties; other slices may still win ties.
-    void trim(CountingSort& sort, std::atomic<int32_t>& shared) {
-        if (hits.size() < full_) return;
-        const int64_t kth = sort.keep_first(hits, k_);
+    // Forgets what cannot be among the first k and tightens the limits; true if it did. Of this slice only nearer
+    // hits are wanted then, since later ones lose ties; other slices may still win ties.
+    bool trim(CountingSort& sort, std::atomic<int32_t>& shared) {
+        if (hits.size() < full_) return false;
+        const int64_t kth = sort.keep_first(hits, asked_);
         own_limit_ = kth - 1;
         int32_t known = shared.load(std::memory_order_relaxed);
         while (kth < known && !shared.compare_exchange_weak(known, static_cast<int32_t>(kth))) {
         }
+        return true;
     }
 
     std::vector<Hit> hits;  // in the order of their indices
 
 private:
-    int64_t k_ = 0, own_limit_ = 0;
+    int64_t asked_ = 0, own_limit_ = 0;
     size_t full_ = 0;
 };
 
-// Every hit within the radius.
-class RangeHits {
+// Limits that about twice k codes of the database lie within, from a sample of it. They may turn out too low, so
+// that less than k hits are found; those queries are searched again without.
+class SampledLimits {
 public:
-    void reset(int64_t, int64_t radius) { radius_ = radius; }
-    int64_t limit(const std::atomic<int32_t>&) const { return radius_; }
-    void offer(Hit hit) { hits.push_back(hit); }
-    void trim(CountingSort&, std::atomic<int32_t>&) {}
+    SampledLimits(const Codes& database, int64_t k) : codes_(database), bits_(8 * database.bytes) {
+        const int64_t m = database.rows;
+        if (k < LEAST_K || k > m / 4) return;
+        size_ = std::clamp<int64_t>(16 * m / k, 2048, std::max<int64_t>(2048, m / 16));
+        if (size_ > m / 4) size_ = 0;
+        const double expected = static_cast<double>(size_) * static_cast<double>(k) / static_cast<double>(m);
+        rank_ = static_cast<int64_t>(expected + 4.0 * std::sqrt(expected) + 1.0);
+        words_.resize(size_ * codes_.words);
+        uint64_t state = 0x9E3779B97F4A7C15;
+        for (int64_t i = 0; i < size_; ++i) {  // one code of every stretch, at random: periodic data must not matter
+            state = state * 6364136223846793005 + 1442695040888963407;
+            const int64_t first = i * m / size_, stretch = (i + 1) * m / size_ - first;
+            codes_.row(first + static_cast<int64_t>((state >> 33) % static_cast<uint64_t>(stretch)),
+                       words_.get() + i * codes_.words);
+        }
+    }
 
-    std::vector<Hit> hits;
+    bool any() const { return size_ > 0; }
+
+    int64_t limit(const uint64_t* query, std::vector<int64_t>& counts) const {
+        counts.assign(static_cast<size_t>(bits_) + 1, 0);
+        const uint64_t* code = words_.get();
+        for (int64_t i = 0; i < size_; ++i, code += codes_.words) {
+            int64_t distance = 0;
+            for (int64_t w = 0; w < codes_.words; ++w) distance += count_bits(code[w] ^ query[w]);
+            ++counts[static_cast<size_t>(distance)];
+        }
+        int64_t within = 0, distance = 0;
+        while ((within += counts[static_cast<size_t>(distance)]) < rank_ && distance < bits_) ++distance;
+        return distance;
+    }
 
 private:
-    int64_t radius_ = 0;
+    static constexpr int64_t LEAST_K = 256;  // below, the first hits give a limit soon enough
+
+    CodeWords codes_;
+    int64_t bits_, size_ = 0, rank_ = 0;
+    Buffer<uint64_t> words_;  // [size, words]
 };
 
-// Runs all queries over all slices of the database; Hits is NearestHits (asked: k) or RangeHits (asked: the radius).
-template <class Hits> class Scan {
+// Runs all queries over all slices of the database for their k nearest codes, or (nearest = false) those within a
+// radius; `asked` is k or the radius.
+template <bool nearest> class Scan {
 public:
     Scan(const Codes& queries, const Codes& database, int64_t asked, int threads)
-        : database_(database), bits_(8 * database.bytes), asked_(asked), count_(queries.rows),
+        : database_(database), codes_(database), bits_(8 * database.bytes), asked_(asked), count_(queries.rows),
           batched_(queries.rows >= LEAST_QUERIES && bits_ < 1 << MOST_LEVELS), queries_(queries, batched_),
           threads_(threads), limits_(static_cast<size_t>(queries.rows)) {
         for (auto& limit : limits_) limit.store(static_cast<int32_t>(bits_), std::memory_order_relaxed);
@@ -158,6 +190,7 @@ public:
 
     void run() {
         found_.resize(static_cast<size_t>(count_ * slices_));
+        if (nearest && batched_) sample();
         const int64_t groups = blocks_of(count_, group_);
         parallel_for(threads_, groups * slices_, [&](int64_t task) {
             // Slices of one group follow each other, so that the limits of the first help the others.
@@ -169,47 +202,75 @@ public:
                 for (int64_t i = first; i < last; ++i) search_one(i, slice);
             }
         });
+        if (nearest) search_again();
     }
 
 private:
     static constexpr int64_t LEAST_QUERIES = 12;  // fewer do not pay for transposing the database
     static constexpr int MOST_LEVELS = 13;
+    static constexpr int64_t MOST_STEP = 4096;
     static constexpr int64_t GROUP = 512;                       // queries whose picks stay in the cache
     static constexpr int64_t LEAST_SLICE = 16384;               // codes
     static constexpr int64_t MOST_WAITING = int64_t{64} << 20;  // bytes of hits that wait to be merged
 
     // Enough tasks for all threads; sliced queries keep up to k hits in every slice until they are merged.
     void plan() {
-        const int64_t tasks = threads_ > 1 ? 4 * threads_ : 1;
+        const int64_t tasks = threads_ > 1 ? (batched_ ? 4 : 16) * threads_ : 1;  // few queries: some threads wake late
         group_ = batched_ ? GROUP : 1;
-        const int64_t waiting = std::max<int64_t>(1, 8 * asked_for_slices() * count_);
-        const int64_t most =
-            std::min(blocks_of(database_.rows, LEAST_SLICE), std::max<int64_t>(1, MOST_WAITING / waiting));
+        const int64_t waiting = std::max<int64_t>(1, 8 * count_ * (nearest ? asked_ : 1));
+        const int64_t most = std::clamp<int64_t>(MOST_WAITING / waiting, 1,
+                                                 std::max<int64_t>(1, blocks_of(database_.rows, LEAST_SLICE)));
         if (batched_ && blocks_of(count_, group_) * most < tasks) {
             group_ = std::clamp<int64_t>(blocks_of(count_ * most, tasks), 32, GROUP);
         }
-        const int64_t groups = blocks_of(count_, group_);
-        slices_ = std::clamp<int64_t>(blocks_of(tasks, std::max<int64_t>(1, groups)), 1, std::max<int64_t>(1, most));
-        rows_ = blocks_of(blocks_of(database_.rows, slices_), BLOCK_CODES) * BLOCK_CODES;
-        slices_ = std::max<int64_t>(1, blocks_of(database_.rows, rows_ > 0 ? rows_ : 1));
+        const int64_t groups = std::max<int64_t>(1, blocks_of(count_, group_));
+        slices_ = std::min(most, blocks_of(tasks, groups));
+        rows_ = std::max<int64_t>(1, blocks_of(blocks_of(database_.rows, slices_), BLOCK_CODES)) * BLOCK_CODES;
+        slices_ = std::max<int64_t>(1, blocks_of(database_.rows, rows_));
     }
 
-    int64_t asked_for_slices() const { return std::is_same<Hits, NearestHits>::value ? asked_ : 1; }
+    void sample() {
+        const SampledLimits limits(database_, asked_);
+        if (!limits.any()) return;
+        parallel_for(threads_, blocks_of(count_, 16), [&](int64_t group) {
+            std::vector<int64_t> counts;
+            for (int64_t i = group * 16; i < std::min(count_, group * 16 + 16); ++i) {
+                limits_[static_cast<size_t>(i)] = static_cast<int32_t>(limits.limit(queries_.words(i), counts));
+            }
+        });
+    }
+
+    void search_again() {
+        std::vector<int64_t> poor;
+        for (int64_t i = 0; i < count_; ++i) {
+            int64_t hits = 0;
+            for (int64_t slice = 0; slice < slices_; ++slice) hits += static_cast<int64_t>(found(i, slice).size());
+            if (hits >= asked_) continue;
+            limits_[static_cast<size_t>(i)] = static_cast<int32_t>(bits_);
+            poor.push_back(i);
+        }
+        const int64_t count = static_cast<int64_t>(poor.size());
+        parallel_for(threads_, count * slices_,
+                     [&](int64_t task) { search_one(poor[static_cast<size_t>(task / slices_)], task % slices_); });
+    }
 
     void search_one(int64_t query, int64_t slice) {
-        const CodeWords codes(database_);
         const uint64_t* words = queries_.words(query);
         std::atomic<int32_t>& shared = limits_[static_cast<size_t>(query)];
         CountingSort sort(bits_);
-        Hits hits;
+        SliceHits<nearest> hits;
         hits.reset(bits_, asked_);
-        codes.with_width([&](auto width) {
+        codes_.with_width([&](auto width) {
             const int64_t end = std::min(database_.rows, (slice + 1) * rows_);
-            for (int64_t first = slice * rows_; first < end; first += BLOCK_CODES) {
-                const int64_t limit = hits.limit(shared), last = std::min(end, first + BLOCK_CODES);
-                for (int64_t j = first; j < last; ++j) {
-                    const int64_t distance = codes.template distance<decltype(width)::value>(j, words);
-                    if (__builtin_expect(distance <= limit, 0)) hits.offer(make_hit(distance, j));
+            int64_t step = 64, last = 0;  // it grows: the first codes are all wanted until a trim says which
+            for (int64_t first = slice * rows_; first < end; first = last, step = std::min(2 * step, MOST_STEP)) {
+                const int64_t limit = hits.limit(shared);
+                last = std::min(end, first + step);
+                const auto next = [&](int64_t j) {
+                    return codes_.template first_within<decltype(width)::value>(j, last, words, limit);
+                };
+                for (int64_t j = next(first); j < last; j = next(j + 1)) {
+                    hits.offer(codes_.template distance<decltype(width)::value>(j, words), j);
                 }
                 hits.trim(sort, shared);
             }
@@ -246,55 +307,112 @@ private:
         }
     }
 
+    // A group of queries in one slice.
+    struct Group {
+        Group(int64_t first_query, int64_t count, int64_t bits, int64_t asked)
+            : first(first_query), hits(static_cast<size_t>(count)), limits(count), within(count * BLOCK_WORDS),
+              words(count * BLOCK_WORDS), sort(bits) {
+            for (auto& list : hits) list.reset(bits, asked);
+        }
+
+        // 64 codes, from code `start` of the block on, of which a query wants those whose bits are set.
+        struct Word {
+            int32_t query, start;
+            uint64_t bits;
+        };
+
+        int64_t first;
+        std::vector<SliceHits<nearest>> hits;
+        Buffer<int32_t> limits;
+        Buffer<uint64_t> within;  // of Plane: the block's codes within each query's limit
+        Buffer<Word> words;
+        CountingSort sort;
+    };
+
     template <int levels> void filter_blocks(int64_t first, int64_t last, int64_t slice) {
         Block block(database_);
-        CountingSort sort(bits_);
-        std::vector<Hits> hits(static_cast<size_t>(last - first));
-        for (Hits& list : hits) list.reset(bits_, asked_);
-        const int64_t end = std::min(database_.rows, (slice + 1) * rows_);
-        for (int64_t start = slice * rows_; start < end; start += BLOCK_CODES) {
+        Group group(first, last - first, bits_, asked_);
+        const int64_t triples = queries_.triples();
+        const int64_t segment = blocks_of(blocks_of(triples, blocks_of(triples, SEGMENT_TRIPLES)), 8) * 8;
+        Buffer<uint64_t> counters(segment < triples ? (last - first) * (levels + 1) * BLOCK_WORDS : 0);
+        const int64_t begin = slice * rows_, end = std::min(database_.rows, begin + rows_);
+        for (int64_t start = begin; start < end; start += BLOCK_CODES) {
             const int64_t count = std::min<int64_t>(BLOCK_CODES, end - start);
             block.fill(start, count);
-            for (int64_t i = first; i < last; ++i) {
-                Hits& list = hits[static_cast<size_t>(i - first)];
-                std::atomic<int32_t>& shared = limits_[static_cast<size_t>(i)];
-                const int64_t limit = std::min(list.limit(shared), bits_);
-                const Plane within = ~beyond<levels>(block.vectors(), queries_.picks(i), queries_.triples(), limit);
-                uint64_t any = 0;
-                for (int lane = 0; lane < BLOCK_WORDS; ++lane) any |= within[lane];
-                if (any == 0) continue;
-                collect(block, within, any, start, count, queries_.words(i), list);
-                list.trim(sort, shared);
+            if ((start - begin) % (16 * BLOCK_CODES) == 0) refresh(group);
+            const Plane there = block.there(count);
+            for (int64_t t = 0; t < triples; t += segment) {
+                const int64_t end_triple = std::min(triples, t + segment);
+                for (int64_t i = 0; i < last - first; ++i) {
+                    Plane* saved = reinterpret_cast<Plane*>(counters.get()) + i * (levels + 1);
+                    Counters<levels> sums =
+                        t == 0 ? Counters<levels>(int64_t{group.limits[i]}) : Counters<levels>(saved);
+                    sums.add(block.vectors(), queries_.picks(first + i), t, end_triple);
+                    if (end_triple < triples) {
+                        sums.save(saved);
+                    } else {
+                        reinterpret_cast<Plane*>(group.within.get())[i] = there & ~sums.overflowed();
+                    }
+                }
             }
+            resolve(group, start);
         }
-        for (int64_t i = first; i < last; ++i) found(i, slice) = std::move(hits[static_cast<size_t>(i - first)].hits);
+        for (int64_t i = first; i < last; ++i) {
+            found(i, slice) = std::move(group.hits[static_cast<size_t>(i - first)].hits);
+        }
     }
 
-    // Places in ascending order: bit by bit, and lane by lane within a bit.
-    static void collect(const Block& block, Plane within, uint64_t any, int64_t start, int64_t count,
-                        const uint64_t* query, Hits& list) {
-        for (; any != 0; any &= any - 1) {
-            const int64_t bit = __builtin_ctzll(any);
+    // What other slices have found since.
+    void refresh(Group& group) {
+        for (size_t i = 0; i < group.hits.size(); ++i) {
+            const int64_t limit = group.hits[i].limit(limits_[static_cast<size_t>(group.first) + i]);
+            group.limits[static_cast<int64_t>(i)] = static_cast<int32_t>(limit);
+        }
+    }
+
+    // Hits of a block, whose first code is `start`, as distances. Most words of bits are zero in no order that a
+    // processor could foresee, so they are first passed over without a branch.
+    void resolve(Group& group, int64_t start) {
+        int64_t count = 0;
+        for (size_t i = 0; i < group.hits.size(); ++i) {
+            const uint64_t* bits = group.within.get() + static_cast<int64_t>(i) * BLOCK_WORDS;
             for (int lane = 0; lane < BLOCK_WORDS; ++lane) {
-                const int64_t place = bit * BLOCK_WORDS + lane;
-                if ((within[lane] >> bit & 1) == 0 || place >= count) continue;
-                list.offer(make_hit(block.distance(place, query), start + place));
+                group.words[count] = {static_cast<int32_t>(i), 64 * lane, bits[lane]};
+                count += bits[lane] != 0;
             }
         }
+        codes_.with_width([&](auto width) {
+            for (int64_t w = 0; w < count; ++w) {
+                const typename Group::Word& word = group.words[w];
+                const int64_t query = group.first + word.query;
+                SliceHits<nearest>& list = group.hits[static_cast<size_t>(word.query)];
+                const uint64_t* wanted = queries_.words(query);
+                for (uint64_t bits = word.bits; bits != 0; bits &= bits - 1) {
+                    const int64_t index = start + word.start + __builtin_ctzll(bits);
+                    list.offer(codes_.template distance<decltype(width)::value>(index, wanted), index);
+                }
+                std::atomic<int32_t>& shared = limits_[static_cast<size_t>(query)];
+                if (list.trim(group.sort, shared)) {
+                    group.limits[word.query] = static_cast<int32_t>(list.limit(shared));
+                }
+            }
+        });
     }
 
     Codes database_;
+    CodeWords codes_;
     int64_t bits_, asked_, count_;
     bool batched_;
     Queries queries_;
     int threads_;
-    std::vector<std::atomic<int32_t>> limits_;  // per query: the least k-th distance any slice has found
+    std::vector<std::atomic<int32_t>>
+        limits_;  // per query: a distance that k codes are known (or thought) to lie within
     int64_t group_ = 1, slices_ = 1, rows_ = 0;
     std::vector<std::vector<Hit>> found_;  // [Q, slices]
 };
 
 // A query's hits of all slices, in the order of their indices.
-template <class Hits> static std::vector<Hit> merge(Scan<Hits>& scan, int64_t query) {
+template <bool nearest> static std::vector<Hit> merge(Scan<nearest>& scan, int64_t query) {
     std::vector<Hit> all = std::move(scan.found(query, 0));
     for (int64_t slice = 1; slice < scan.slices(); ++slice) {
         std::vector<Hit>& more = scan.found(query, slice);
@@ -308,7 +426,7 @@ static constexpr int64_t MERGED_TOGETHER = 16;  // queries
 
 void hamming_search(const Codes& queries, const Codes& database, int64_t k, int threads, int32_t* distances,
                     int64_t* indices) {
-    Scan<NearestHits> scan(queries, database, k, threads);
+    Scan<true> scan(queries, database, k, threads);
     scan.run();
     parallel_for(threads, blocks_of(queries.rows, MERGED_TOGETHER), [&](int64_t group) {
         CountingSort sort(8 * database.bytes);
@@ -326,7 +444,7 @@ void hamming_search(const Codes& queries, const Codes& database, int64_t k, int 
 }
 
 void hamming_range(const Codes& queries, const Codes& database, int64_t radius, int threads, HitLists& out) {
-    Scan<RangeHits> scan(queries, database, radius, threads);
+    Scan<false> scan(queries, database, radius, threads);
     scan.run();
     out.resize(static_cast<size_t>(queries.rows));
     parallel_for(threads, blocks_of(queries.rows, MERGED_TOGETHER), [&](int64_t group) {
