@@ -52,6 +52,12 @@ def to_numpy(name: str, value: Any) -> tuple[np.ndarray, Origin]:
     )
 
 
+def compiling() -> bool:
+    """Whether torch is tracing this call."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.compiler.is_compiling())
+
+
 def plain_tensor(name: str, tensor: Any, torch: Any) -> Any:
     """A dense tensor of real numbers, detached, on its own device."""
     if tensor.is_quantized or tensor.is_nested:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minerlib import dispatch, inputs
-from minerlib.arrays import Origin
+from minerlib.arrays import Origin, compiling
 from minerlib.inputs import Problem
 from minerlib.results import PaddedTriplets, TripletCounts, Triplets
 from minerlib.strategies import STRATEGIES, Request, Slots
@@ -67,6 +67,11 @@ def mine(
     [2, 2, 1, 1]
     """
     arguments = (embeddings, labels, reference, reference_labels, metric)
+    if backend == "triton" and not compact and compiling():  # first, as torch cannot trace much of the rest
+        from minerlib import ops
+
+        request = _request(strategy, margin, reference, pairs, fallback, seed, exact, compact)
+        return PaddedTriplets(*ops.padded(*arguments[:4], strategy, metric, request))
     if dispatch.on_device(backend):
         from minerlib import device_inputs, device_mining
 

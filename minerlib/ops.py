@@ -1,0 +1,92 @@
+"""Padded mining as an operator of torch, for `torch.compile(fullgraph=True)` and CUDA graphs.
+
+`torch.ops.minerlib.mine_padded` answers like `mine(..., compact=False, backend="triton")`, which calls it
+while torch compiles. Nothing is read back from the device as long as the number of slots is known: `[N]` for
+strategies per anchor; for strategies per pair `slots`, or -1 to read back how many pairs there are. Importing
+this module imports torch and registers the operator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from minerlib import device_inputs, device_mining
+from minerlib.results import PaddedTriplets
+from minerlib.strategies import STRATEGIES, Assorted, PerAnchor, Request
+
+_Columns = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+@torch.library.custom_op("minerlib::mine_padded", mutates_args=())
+def mine_padded(
+    embeddings: Tensor,  # [N, D]
+    labels: Tensor,  # [N] or [N, C] bool
+    reference: Tensor | None,  # [M, D]
+    reference_labels: Tensor | None,  # [M] or [M, C] bool
+    strategy: str,
+    margin: float,
+    metric: str,
+    pairs: str,
+    fallback: str,
+    seed: int,  # 64 bits as a signed number
+    exact: bool,
+    slots: int,
+) -> _Columns:
+    """anchors, positives, negatives [S] int64 and valid [S] bool, as `results.PaddedTriplets` says.
+
+    Where `slots` exceeds the pairs, the slots beyond them are not valid; where it falls short, the pairs
+    beyond are left out.
+    """
+    problem = device_inputs.mining_problem(
+        embeddings, labels, reference, reference_labels, metric, strict=False
+    )
+    problem = replace(problem, slots=None if slots < 0 else slots)
+    request = Request(margin, pairs, fallback, seed & (2**64 - 1), exact)
+    found = device_mining.run(STRATEGIES[strategy], problem, request, compact=False)
+    assert isinstance(found, PaddedTriplets)
+    return found.anchors.clone(), found.positives, found.negatives, found.valid
+
+
+@mine_padded.register_fake
+def _(
+    embeddings: Tensor,
+    labels: Tensor,
+    reference: Tensor | None,
+    reference_labels: Tensor | None,
+    strategy: str,
+    margin: float,
+    metric: str,
+    pairs: str,
+    fallback: str,
+    seed: int,
+    exact: bool,
+    slots: int,
+) -> _Columns:
+    size: int | torch.SymInt = slots
+    if isinstance(STRATEGIES[strategy], (PerAnchor, Assorted)):
+        size = embeddings.shape[0]
+    elif slots < 0:
+        size = torch.library.get_ctx().new_dynamic_size()
+    columns = [embeddings.new_empty(size, dtype=torch.int64) for _ in range(3)]
+    return columns[0], columns[1], columns[2], embeddings.new_empty(size, dtype=torch.bool)
+
+
+def padded(
+    embeddings: Tensor,
+    labels: Tensor,
+    reference: Tensor | None,
+    reference_labels: Tensor | None,
+    strategy: str,
+    metric: str,
+    request: Request,
+) -> _Columns:
+    """The operator, called with a validated request."""
+    seed = request.seed - (1 << 64) if request.seed >= 1 << 63 else request.seed
+    found: _Columns = torch.ops.minerlib.mine_padded(
+        embeddings.detach(), labels, reference, reference_labels, strategy, request.margin, metric,
+        request.pairs, request.fallback, seed, request.exact, -1,
+    )  # fmt: skip
+    return found

@@ -1,0 +1,64 @@
+"""Padded mining as an operator: what torch's own checks say of it, and that it compiles without a break."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import minerlib
+from minerlib.strategies import STRATEGIES
+from tests.triton_interpreter import INTERPRETED, NOT_INTERPRETED
+
+pytestmark = pytest.mark.skipif(not INTERPRETED, reason=NOT_INTERPRETED)
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    rows = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
+    return rows, torch.tensor([0, 1, 0, 1, 0, 1, 2])
+
+
+def arguments(batch: tuple[torch.Tensor, torch.Tensor], strategy: str, slots: int) -> tuple[Any, ...]:
+    options = (2.0, "sqeuclidean", "ordered", "drop", -3, True)  # -3: a seed of 2^64 - 3
+    return (*batch, None, None, strategy, *options, slots)
+
+
+@pytest.mark.parametrize(("strategy", "slots"), [("batch-hard", -1), ("hard", 12), ("hard", -1)])
+def test_opcheck(batch: tuple[torch.Tensor, torch.Tensor], strategy: str, slots: int) -> None:
+    from minerlib import ops
+
+    torch.library.opcheck(ops.mine_padded, arguments(batch, strategy, slots))
+
+
+@pytest.mark.parametrize("strategy", ["batch-hard", "assorted", "semi-hard", "distance-weighted"])
+def test_compiled_whole(batch: tuple[torch.Tensor, torch.Tensor], strategy: str) -> None:
+    def mined(rows: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = minerlib.mine(
+            rows * 2, labels, strategy, margin=2.0, seed=2**64 - 3, compact=False, backend="triton"
+        )
+        return found.anchors, found.positives, found.negatives, found.valid
+
+    rows, labels = batch
+    compiled = torch.compile(mined, fullgraph=True, backend="aot_eager")
+    for found, expected in zip(compiled(rows, labels), mined(rows, labels), strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("strategy", ["hard", "random-hard", "distance-weighted"])
+def test_more_and_fewer_slots_than_pairs(batch: tuple[torch.Tensor, torch.Tensor], strategy: str) -> None:
+    from minerlib import ops
+
+    assert strategy in STRATEGIES
+    exact = ops.mine_padded(*arguments(batch, strategy, -1))
+    pairs = len(exact[0])
+    assert pairs == 12
+    more, fewer = (ops.mine_padded(*arguments(batch, strategy, slots)) for slots in (17, 5))
+    for column, wide, narrow in zip(exact, more, fewer, strict=True):
+        assert torch.equal(wide[:pairs], column)
+        assert torch.equal(narrow, column[:5])
+    assert len(more[3]) == 17
+    assert not more[3][pairs:].any()
+    for column in more[:3]:  # safe to gather with
+        assert ((column >= 0) & (column < 7)).all()
