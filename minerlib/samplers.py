@@ -107,7 +107,7 @@ class MPerClass(Sampler[list[int]]):
         self.seed = inputs.seed_value(state["seed"])
 
     def __iter__(self) -> Iterator[list[int]]:
-        # A generator runs from its first batch on: a DataLoader with workers makes one more, and leaves it be.
+        # A generator runs from its first batch on; a DataLoader with workers makes one more and leaves it.
         epoch, self.epoch = self.epoch, self.epoch + 1
         rank, world_size = self.ranks()
         draw = np.random.Generator(np.random.PCG64([self.seed & 0xFFFFFFFF, self.seed >> 32, epoch]))
