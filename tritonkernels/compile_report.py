@@ -1,0 +1,225 @@
+"""What each kernel takes on each target: registers, spills, shared memory; no GPU is needed.
+
+    python -m tritonkernels.compile_report    # compiles what changed, writes the table and README.md's part
+
+A row is one configuration of `compile_matrix` on one target. Its key is a digest of all that the compiler
+sees (the kernel's source and what it calls, types, constants, options, target, Triton's version), so a row
+of the written table stays true until something changes, and only then is compiled anew. Compilers: those in
+Triton's package.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import triton
+
+from tritonkernels import compile_matrix
+from tritonkernels.launching import Compilation
+
+TABLE = Path(__file__).parents[1] / "bench" / "results" / "triton_compile.json"
+README = Path(__file__).parent / "README.md"
+BEGIN, END = "<!-- compiled: written by compile_report.py -->", "<!-- end of compiled -->"
+
+#: Bytes of shared memory that one program may have, by the vendors' guides.
+SHARED_LIMIT = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
+REGISTERS = 1 << 16  # 32-bit registers of an NVIDIA multiprocessor: those of one program must fit
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one configuration takes on one target."""
+
+    name: str
+    target: str
+    key: str
+    registers: int  # of a thread; on AMD vector registers, accumulation registers included
+    warps: int
+    spilled: int  # bytes of a thread that go to memory and come back
+    scalars_moved: int  # AMD: scalar registers kept in lanes of vector registers, which is no memory
+    shared: int  # bytes of a program
+    fused: int  # float64 multiply-adds beyond those of division and root
+
+    def faults(self, canonical: bool) -> list[str]:
+        """Why the configuration must not be used."""
+        faults = []
+        if self.spilled:
+            faults.append(f"spills {self.spilled} bytes a thread")
+        if self.shared > SHARED_LIMIT[self.target]:
+            faults.append(f"takes {self.shared} bytes of shared memory of {SHARED_LIMIT[self.target]}")
+        if not self.target.startswith("gfx") and self.registers * self.warps * 32 > REGISTERS:
+            faults.append(f"takes {self.registers * self.warps * 32} registers of {REGISTERS}")
+        if canonical and self.fused:
+            faults.append(f"fuses {self.fused} float64 multiplications into additions")
+        return [f"{self.name} on {self.target}: {fault}" for fault in faults]
+
+
+Job = tuple[str, int]  # a compilation's name, and the place of its target
+
+
+@functools.cache
+def by_name() -> dict[str, Compilation]:
+    return {compilation.name: compilation for compilation in compile_matrix.compilations()}
+
+
+def target_name(place: int) -> str:
+    backend, arch, _ = compile_matrix.TARGETS[place]
+    return f"sm_{arch}" if backend == "cuda" else str(arch)
+
+
+def jobs() -> list[Job]:
+    """Every configuration on every target where a launcher may choose it."""
+    return [
+        (compilation.name, place)
+        for compilation in by_name().values()
+        for place, (backend, _, _) in enumerate(compile_matrix.TARGETS)
+        if backend in compilation.backends
+    ]
+
+
+def key_of(job: Job) -> str:
+    compilation = by_name()[job[0]]
+    seen = (
+        compilation.kernel.cache_key, compilation.types(), sorted(compilation.constants.items()),
+        sorted(compilation.options.items()), sorted(compilation.multiples), compile_matrix.TARGETS[job[1]],
+        triton.__version__,
+    )  # fmt: skip
+    return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
+
+
+# ------------------------------------------------------------------ compiling
+
+
+def compile_row(job: Job) -> Row:
+    from triton.backends.compiler import GPUTarget
+
+    compilation, target = by_name()[job[0]], target_name(job[1])
+    options = dict(compilation.options)
+    compiled = triton.compile(
+        compilation.source(), target=GPUTarget(*compile_matrix.TARGETS[job[1]]), options=options
+    )
+    found = _amd(compiled.asm) if target.startswith("gfx") else _nvidia(compiled.asm)
+    warps = compiled.metadata.num_warps
+    return Row(job[0], target, key_of(job), warps=warps, shared=compiled.metadata.shared, **found)
+
+
+def _nvidia(asm: dict[str, Any]) -> dict[str, int]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(asm["cubin"])
+        usage = dict(re.findall(r"\b(REG|STACK):(\d+)", _cuobjdump("-res-usage", path)))
+        stack = int(usage["STACK"])
+        if stack and not re.search(r"\b(LDL|STL)\b", _cuobjdump("-sass", path)):
+            stack = 0  # the frame of a called function, which nothing is moved to
+    fused = len(re.findall(r"\bfma\.rn\.f64\b", asm["ptx"]))
+    return {"registers": int(usage["REG"]), "spilled": stack, "scalars_moved": 0, "fused": fused}
+
+
+def _cuobjdump(option: str, path: Path) -> str:
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    return subprocess.run([tool, option, path], check=True, capture_output=True, text=True).stdout
+
+
+def _amd(asm: dict[str, Any]) -> dict[str, int]:
+    code, middle = asm["amdgcn"], asm["llir"]
+
+    def number(what: str) -> int:
+        found = re.search(rf"\.{what}:\s+(\d+)", code)
+        assert found is not None, what
+        return int(found[1])
+
+    # Division and root are sequences of multiply-adds, correct to the last bit; elsewhere none may appear.
+    fused = len(
+        re.findall(r"fmuladd\S*f64|llvm\.fma\S*f64|= f(?:mul|add|sub) [a-z ]*contract[a-z ]* double", middle)
+    )
+    if not re.search(r"fdiv [a-z ]*double|sqrt", middle):
+        fused += len(re.findall(r"\bv_(?:fma|fmac|pk_fma)_f64", code))
+    return {
+        "registers": number("vgpr_count"), "spilled": number("private_segment_fixed_size"),
+        "scalars_moved": number("sgpr_spill_count"), "fused": fused,
+    }  # fmt: skip
+
+
+def known_rows(path: Path = TABLE) -> dict[tuple[str, str], Row]:
+    """Rows of the written table, by name and target."""
+    if not path.exists():
+        return {}
+    rows = (Row(**fields) for fields in json.loads(path.read_text(encoding="utf-8"))["rows"])
+    return {(row.name, row.target): row for row in rows}
+
+
+def rows_of(wanted: Iterable[Job], fresh: Iterable[Job] = (), processes: int = 2) -> list[Row]:
+    """A row for each job: the written one where nothing changed and it is not to be compiled afresh."""
+    known, fresh = known_rows(), set(fresh)
+    rows: dict[Job, Row] = {}
+    for job in wanted:
+        row = known.get((job[0], target_name(job[1])))
+        if row is not None and row.key == key_of(job) and job not in fresh:
+            rows[job] = row
+    missing = [job for job in wanted if job not in rows]
+    if missing:
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            rows.update(zip(missing, pool.map(compile_row, missing, chunksize=4), strict=True))
+    return [rows[job] for job in wanted]
+
+
+# ------------------------------------------------------------------ the table
+
+
+def summary(rows: list[Row]) -> str:
+    """A line for each kernel: configurations, and the most that any of them takes on each target."""
+    targets = [target_name(place) for place in range(len(compile_matrix.TARGETS))]
+    lines = [
+        "| kernel | configurations | "
+        + " | ".join(f"{target} registers, shared" for target in targets)
+        + " |",
+        "|---|---|" + "---|" * len(targets),
+    ]
+    kernels = dict.fromkeys(row.name.partition("[")[0] for row in rows)
+    for kernel in kernels:
+        own = [row for row in rows if row.name.partition("[")[0] == kernel]
+        cells = [f"`{kernel}`", str(len({row.name for row in own}))]
+        for target in targets:
+            most = [row for row in own if row.target == target]
+            cells.append(
+                f"{max(row.registers for row in most)}, {max(row.shared for row in most)}" if most else "-"
+            )
+        lines.append("| " + " | ".join(cells) + " |")
+    spilled = sum(row.spilled > 0 for row in rows)
+    lines += ["", f"Triton {triton.__version__}; {len(rows)} compilations, {spilled} of which spill."]
+    return "\n".join(lines)
+
+
+def write(rows: list[Row]) -> None:
+    document = {"triton": triton.__version__, "rows": [asdict(row) for row in rows]}
+    TABLE.write_text(json.dumps(document, indent=0) + "\n", encoding="utf-8")
+    text = README.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    README.write_text(
+        f"{before}{BEGIN}\n\n{summary(rows)}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8"
+    )
+
+
+def main() -> None:
+    wanted = jobs()
+    rows = rows_of(wanted, processes=os.cpu_count() or 1)
+    write(rows)
+    faults = [fault for row in rows for fault in row.faults(by_name()[row.name].canonical)]
+    print(summary(rows), *faults, sep="\n")
+    print(f"written: {TABLE}")
+
+
+if __name__ == "__main__":
+    main()
