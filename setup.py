@@ -30,6 +30,7 @@ X86_FLAGS = {  # by the last part of a source file's name: window_avx2.cpp -> av
     "avx2": AVX2_FLAGS,
     "avx512": AVX512_FLAGS,
     "avx512bf16": [*AVX512_FLAGS, "-mavx512bf16"],
+    "avx512vpopcntdq": [*AVX512_FLAGS, "-mavx512vpopcntdq"],
 }
 
 

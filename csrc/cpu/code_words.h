@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "hamming.h"
+#include "simd.h"
 
 namespace minerlib {
 namespace MINERLIB_ISA {
@@ -83,19 +84,39 @@ public:
     template <int fixed>
     __attribute__((noinline)) int64_t first_within(int64_t first, int64_t last, const uint64_t* query,
                                                    int64_t limit) const {
-        uint64_t wanted[fixed > 0 ? fixed : 1];  // a copy: registers, whatever else is written
-        for (int w = 0; w < fixed; ++w) wanted[w] = query[w];
+        constexpr int64_t ahead = 1024;  // bytes that are fetched ahead; an address beyond the end does no harm
         int64_t row = first;
-        for (; row + 4 <= last; row += 4) {
-            for (int line = 0; line < fixed;
-                 line += 2) {  // the codes about 1 KiB ahead; reading beyond the end is harmless
-                __builtin_prefetch(data_ + row * (fixed * 8) + 1024 + line * 32);
-            }
-            for (int ahead = 0; ahead < 4; ++ahead) {
-                const int64_t d = distance<fixed>(row + ahead, fixed > 0 ? wanted : query);
-                if (__builtin_expect(d <= limit, 0)) return row + ahead;
+#ifdef __AVX512VPOPCNTDQ__
+        if constexpr (fixed > 0) {
+            // A vector holds 8 / fixed codes. Their words' counts are added in steps of twice the distance, after
+            // which every word of a code holds its sum.
+            uint64_t repeated[8];
+            for (int w = 0; w < 8; ++w) repeated[w] = query[w % fixed];
+            const __m512i wanted = _mm512_loadu_si512(repeated), most = _mm512_set1_epi64(limit);
+            for (; row + 8 / fixed <= last; row += 8 / fixed) {
+                const uint8_t* p = data_ + row * (fixed * 8);
+                __builtin_prefetch(p + ahead);
+                __m512i sum = _mm512_popcnt_epi64(_mm512_xor_si512(_mm512_loadu_si512(p), wanted));
+                if constexpr (fixed > 1) sum = _mm512_add_epi64(sum, _mm512_permutex_epi64(sum, 0xB1));
+                if constexpr (fixed > 2) sum = _mm512_add_epi64(sum, _mm512_permutex_epi64(sum, 0x4E));
+                if constexpr (fixed > 4) sum = _mm512_add_epi64(sum, _mm512_shuffle_i64x2(sum, sum, 0x4E));
+                const unsigned within = _mm512_cmple_epi64_mask(sum, most);
+                if (__builtin_expect(within != 0, 0)) return row + __builtin_ctz(within) / fixed;
             }
         }
+#else
+        uint64_t wanted[fixed > 0 ? fixed : 1];  // a copy: registers, whatever else is written
+        for (int w = 0; w < fixed; ++w) wanted[w] = query[w];
+        for (; row + 4 <= last; row += 4) {
+            for (int line = 0; line < fixed; line += 2) {
+                __builtin_prefetch(data_ + row * (fixed * 8) + ahead + line * 32);
+            }
+            for (int next = 0; next < 4; ++next) {
+                const int64_t d = distance<fixed>(row + next, fixed > 0 ? wanted : query);
+                if (__builtin_expect(d <= limit, 0)) return row + next;
+            }
+        }
+#endif
         while (row < last && distance<fixed>(row, query) > limit) ++row;
         return row;
     }

@@ -23,7 +23,10 @@ std::vector<Entry> entries() {
                         __builtin_cpu_supports("avx512cd");
     all.push_back({"avx2", &kernels_avx2, avx2});
     all.push_back({"avx512", &kernels_avx512, avx512});
-    all.push_back({"avx512bf16", &kernels_avx512bf16, avx512 && __builtin_cpu_supports("avx512bf16")});
+    const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+    all.push_back({"avx512bf16", &kernels_avx512bf16, bf16});
+    const bool vpopcntdq = bf16 && __builtin_cpu_supports("avx512vpopcntdq");
+    all.push_back({"avx512vpopcntdq", &kernels_avx512vpopcntdq, vpopcntdq});
 #endif
     return all;
 }

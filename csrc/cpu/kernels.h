@@ -35,6 +35,7 @@ extern const Kernels kernels_generic;
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
 extern const Kernels kernels_avx512bf16;
+extern const Kernels kernels_avx512vpopcntdq;
 #endif
 
 }  // namespace minerlib

@@ -1,0 +1,24 @@
+#define MINERLIB_ISA avx512
+#include "families.h"
+#undef MINERLIB_ISA
+#define MINERLIB_ISA avx512bf16
+#include "families.h"
+#undef MINERLIB_ISA
+#define MINERLIB_ISA avx512vpopcntdq
+#include "families.h"
+
+namespace minerlib {
+// What counts bits is its own; the rest is that of avx512bf16.
+const Kernels kernels_avx512vpopcntdq = {avx512bf16::extremes,
+                                         avx512::window,
+                                         avx512::count_window,
+                                         avx512::emit_window,
+                                         avx512::sample,
+                                         avx512bf16::topk,
+                                         avx512::pairwise,
+                                         avx512vpopcntdq::hamming_distance,
+                                         avx512vpopcntdq::hamming_search,
+                                         avx512vpopcntdq::hamming_range,
+                                         avx512vpopcntdq::hamming_counts,
+                                         avx512vpopcntdq::hamming_average_precision};
+}  // namespace minerlib
