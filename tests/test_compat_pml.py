@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 import sys
 from collections import namedtuple
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,8 +17,8 @@ from pytorch_metric_learning import distances, losses
 from pytorch_metric_learning import miners as originals
 
 import minerlib
-from minerlib.compat import pytorch_metric_learning as compat
 from minerlib import scan
+from minerlib.compat import pytorch_metric_learning as compat
 from minerlib.compat.pytorch_metric_learning import _batch, miners
 
 EUCLIDEAN = {"normalize_embeddings": False}
@@ -599,3 +601,11 @@ def test_without_the_original_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_metric_learning", None)
     with pytest.raises(ImportError, match="pip install"):
         import minerlib.compat.pytorch_metric_learning  # noqa: F401
+
+
+def test_the_blocks_of_the_migration_page_run():
+    page = Path(__file__).parents[1] / "docs" / "migration.md"
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 4
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), {})
