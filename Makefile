@@ -41,12 +41,8 @@ format: $(DEVELOP) ## lay out Python and C++ as lint wants it
 	$(BIN)/ruff format .
 	$(if $(CSRC),$(BIN)/clang-format -i $(CSRC))
 
-gpu: $(BUILT) ## run the tests that need a CUDA device
-	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
-	  $(BIN)/python -m pytest -m gpu; \
-	else \
-	  $(BIN)/python -c 'import torch; print("make gpu: no CUDA device here, so no GPU test ran (torch", torch.__version__ + ")")'; \
-	fi
+gpu: ## on a machine with a GPU: build in place, test and measure the GPU kernels; needs no network and no .venv
+	@bench/gpu/run.sh $(wildcard $(BIN)/python) $(PYTHON)
 
 build: $(BUILT) ## set up .venv and compile the native kernels
 
