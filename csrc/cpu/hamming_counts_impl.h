@@ -201,7 +201,7 @@ using Ranked = uint64_t;
 struct Ranking {
     std::vector<Ranked> relevant;  // in the order of the indices
     size_t hits = 0;               // of `relevant`, which is longer
-    std::vector<int64_t> total;    // codes at each distance
+    std::vector<uint64_t> counts;  // at each distance: all codes in the low half, relevant ones in the high half
 };
 
 // Scratch of average_precision.
@@ -215,16 +215,14 @@ struct Order {
 
 // The mean of the precision at every hit inside the first k ranks.
 static double average_precision(const Ranking (&halves)[2], int64_t k, Order& order) {
-    const size_t bins = halves[0].total.size(), hits = halves[0].hits + halves[1].hits;
+    const size_t bins = halves[0].counts.size(), hits = halves[0].hits + halves[1].hits;
     order.nearer.assign(bins + 1, 0);
     order.hits_start.assign(bins + 1, 0);
     if (order.ranks.size() < hits) order.ranks.resize(2 * hits);
-    for (const Ranking& half : halves) {
-        for (size_t h = 0; h < half.hits; ++h) ++order.hits_start[(half.relevant[h] >> 32) + 1];
-    }
     for (size_t d = 0; d < bins; ++d) {
-        order.nearer[d + 1] = order.nearer[d] + halves[0].total[d] + halves[1].total[d];
-        order.hits_start[d + 1] += order.hits_start[d];
+        const uint64_t here = halves[0].counts[d] + halves[1].counts[d];
+        order.nearer[d + 1] = order.nearer[d] + static_cast<int64_t>(here & 0xFFFFFFFF);
+        order.hits_start[d + 1] = order.hits_start[d] + static_cast<int64_t>(here >> 32);
     }
     for (const Ranking& half : halves) {
         for (size_t h = 0; h < half.hits; ++h) {
@@ -234,7 +232,7 @@ static double average_precision(const Ranking (&halves)[2], int64_t k, Order& or
             order.ranks[place] = static_cast<double>(rank);
         }
         // Codes of the second half rank behind all those of the first at their distance.
-        for (size_t d = 0; d < bins; ++d) order.nearer[d] += half.total[d];
+        for (size_t d = 0; d < bins; ++d) order.nearer[d] += static_cast<int64_t>(half.counts[d] & 0xFFFFFFFF);
     }
     double* ranks = order.ranks.data();
     const size_t inside = static_cast<size_t>(std::upper_bound(ranks, ranks + hits, static_cast<double>(k)) - ranks);
@@ -252,24 +250,24 @@ using Halves = Ranking[2];
 static void rank_group(const QueryGroup& group, const Codes& database, const Relevance& relevance, Halves* rankings) {
     for (int64_t i = 0; i < group.count; ++i) {
         for (Ranking& half : rankings[i]) {
-            half.total.assign(8 * static_cast<size_t>(database.bytes) + 1, 0);
+            half.counts.assign(8 * static_cast<size_t>(database.bytes) + 1, 0);
             half.hits = 0;
         }
     }
     group.scan(database, relevance, [&](int64_t i, const Piece& near, const Piece& far) {
         Ranked* next[2];
-        int64_t* total[2];
+        uint64_t* counts[2];
         for (int h = 0; h < 2; ++h) {
             Ranking& half = rankings[i][h];
             const size_t room = half.hits + static_cast<size_t>(CODES_AT_ONCE);
             if (half.relevant.size() < room) half.relevant.resize(2 * room);
             next[h] = half.relevant.data() + half.hits;
-            total[h] = half.total.data();
+            counts[h] = half.counts.data();
         }
         for_both(near, far, [&](int half, int32_t distance, uint8_t mark) {
-            const int64_t rank = ++total[half][distance];
+            const uint64_t count = counts[half][distance] += 1 | uint64_t{mark} << 32;
             // Written always, kept if relevant: no branch.
-            *next[half] = static_cast<uint64_t>(distance) << 32 | static_cast<uint64_t>(rank);
+            *next[half] = static_cast<uint64_t>(distance) << 32 | (count & 0xFFFFFFFF);
             next[half] += mark;
         });
         for (int h = 0; h < 2; ++h) {
