@@ -12,7 +12,6 @@ INTERPRETED := $(filter-out tests/test_triton_compile.py,$(wildcard tests/test_t
 
 # Stamps lie inside the environment they describe, so that removing it removes them too.
 DEVELOP := $(VENV)/develop.stamp
-BENCH := $(VENV)/bench.stamp
 BUILT := $(VENV)/built.stamp
 
 .PHONY: help demo test bench lint format gpu build clean
@@ -28,7 +27,7 @@ test: $(BUILT) ## run the tests and the examples in the docstrings
 	$(BIN)/python -m pytest -m "not gpu and not bench" -n auto --maxprocesses 4
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m "not gpu" -n auto --maxprocesses 4 $(INTERPRETED)
 
-bench: $(BUILT) $(BENCH) ## measure against the tools people use today (ten minutes on a quiet machine)
+bench: $(BUILT) ## measure against the tools people use today (ten minutes on a quiet machine)
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-quiet -q $(BENCH_OPTIONS)
 
 lint: $(DEVELOP) ## style, types and layout of Python and C++
@@ -57,10 +56,6 @@ $(BIN)/python:
 
 $(DEVELOP): requirements-dev.txt | $(BIN)/python
 	$(PIP_INSTALL) -r requirements-dev.txt
-	@touch $@
-
-$(BENCH): requirements-bench.txt $(DEVELOP)
-	$(PIP_INSTALL) -r requirements-bench.txt
 	@touch $@
 
 # The directories are prerequisites too: they change when a file is removed. build_ext goes first because pip

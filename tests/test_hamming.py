@@ -340,7 +340,7 @@ def test_the_reference_is_the_definition(bits: int, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["random", "few distinct", "descending", "ends"])
 @pytest.mark.parametrize("bits", [8, 64, 128, 520])
 def test_equal_to_faiss_but_for_its_ties(bits: int, kind: str, backend: Running) -> None:
-    faiss = pytest.importorskip("faiss", reason="faiss-cpu is not installed (requirements-bench.txt)")
+    faiss = pytest.importorskip("faiss", reason="faiss-cpu is not installed")
     e = expected(kind, bits, 12, 513)
     index = faiss.IndexBinaryFlat(bits)
     index.add(e.database)
