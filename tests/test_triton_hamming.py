@@ -172,6 +172,12 @@ def test_rankings_of_nothing() -> None:
     assert not relevant.any()
 
 
+def test_no_thread_holds_a_copy_of_what_is_counted() -> None:
+    for hip, threads in ((False, 32), (True, 64)):
+        assert hamming_ranking.RANK.rows == hamming_ranking.RANK.warps(hip) * threads
+        assert hamming.COUNT.rows % (hamming.COUNT.num_warps * threads) == 0
+
+
 def test_codes_too_long_to_count_are_refused() -> None:
     long = torch.zeros((1, hamming.MOST_BITS // 8 + 1), dtype=torch.uint8)
     with pytest.raises(ValueError, match="queries: expected codes of at most 2040 bits, got 2048"):

@@ -28,6 +28,7 @@ from tritonkernels.canonical import metric_norms, pair_selections
 from tritonkernels.filter import USABLE, Filter, load_anchors, load_columns, tile_dots
 from tritonkernels.labels import Labels, shared
 from tritonkernels.launching import (
+    ALL_REGISTERS,
     CANONICAL,
     KINDS,
     Compilation,
@@ -415,7 +416,7 @@ class _Plan:
                 values, columns, rests, found[extreme], m, rows.x.shape[1], labels.words, sign,
                 POSITIVE=positive, MULTI=labels.multi, OWN=labels.own, ORDERED=x_order is not None,
                 COSINE=rows.metric == "cosine", LISTED=listed, SPLITS=splits, COLUMNS=config.row_columns,
-                EXACT=exact, num_warps=config.decide_warps, **CANONICAL,
+                EXACT=exact, num_warps=config.decide_warps, **ALL_REGISTERS, **CANONICAL,
             )  # fmt: skip
 
 
@@ -466,5 +467,5 @@ def compilations() -> Iterator[Compilation]:
                 {"POSITIVE": False, "MULTI": multi, "OWN": True, "ORDERED": not multi, "COSINE": cosine,
                  "LISTED": splits * ONE_SIDE.kept, "SPLITS": splits, "COLUMNS": ONE_SIDE.row_columns,
                  "EXACT": True},
-                {"num_warps": ONE_SIDE.decide_warps, **CANONICAL},
+                {"num_warps": ONE_SIDE.decide_warps, **ALL_REGISTERS, **CANONICAL},
             )  # fmt: skip

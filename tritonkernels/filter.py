@@ -34,7 +34,7 @@ import triton
 import triton.language as tl
 
 from tritonkernels.canonical import norms, to_float64
-from tritonkernels.launching import KINDS, Compilation, blocks, on_device, padded, power_of_two
+from tritonkernels.launching import ALL_REGISTERS, KINDS, Compilation, blocks, on_device, padded, power_of_two
 
 #: Rows hold values up to here, so that float64 holds their squares (docs/specification.md, section 1).
 LARGEST_VALUE = tl.constexpr(1e150)
@@ -100,7 +100,7 @@ def inspect(
         with on_device(x):
             inspect_kernel[(blocks(len(x), config.rows),)](
                 x, largest, len(x), x.shape[1],
-                ROWS=config.rows, DEPTH=config.depth, num_warps=config.num_warps,
+                ROWS=config.rows, DEPTH=config.depth, num_warps=config.num_warps, **ALL_REGISTERS,
             )  # fmt: skip
     return largest
 
@@ -284,6 +284,7 @@ def prepare(
         center_kernel[(blocks(dims, config.depth),)](
             y, y_largest, y_norms, parameters, center, len(y), dims, min(len(y), 256),
             NORMALISE=normalise, ROWS=config.rows, DEPTH=config.depth, num_warps=config.num_warps,
+            **ALL_REGISTERS,
         )  # fmt: skip
     space_arguments = (parameters, center, limits, space, precision)
     columns = _pack(y, y_largest, y_norms, y_order, *space_arguments)
@@ -314,7 +315,7 @@ def _pack(
             x, x_largest, x_norms, x_largest if order is None else order, parameters, center,
             packed, half_norms, errors, near, far, limits, len(x), dims, wide,
             NORMALISE=space != "squared", FIXED=space == "cosine", ORDERED=order is not None,
-            ROWS=config.rows, DEPTH=config.depth, num_warps=config.num_warps,
+            ROWS=config.rows, DEPTH=config.depth, num_warps=config.num_warps, **ALL_REGISTERS,
         )  # fmt: skip
     return Packed(packed, half_norms, errors, near, far)
 
@@ -399,7 +400,7 @@ def tile_dots(
 
 def compilations() -> Iterator[Compilation]:
     config = ROWS_CONFIG
-    warps = {"num_warps": config.num_warps}
+    warps = {"num_warps": config.num_warps, **ALL_REGISTERS}
     size = {"ROWS": config.rows, "DEPTH": config.depth}
     for kind in KINDS:
         rows = {"rows": "i32", "dims": "i32"}

@@ -37,6 +37,11 @@ class RankConfig:
     rows: int = 128
     num_warps: int = 4
 
+    def warps(self, hip: bool) -> int:
+        """A row for each thread, and no more threads than rows: those that hold copies would be counted by
+        Triton's histogram too. AMD's warps hold twice as many threads."""
+        return self.num_warps // 2 if hip else self.num_warps
+
 
 @dataclass(frozen=True)
 class PrecisionConfig:
@@ -163,7 +168,8 @@ def _precisions(
         queries.words, queries.row, queries.word, database.words, database.row, database.word,
         labels.queries[first:], labels.database, starts, relevant_starts, ranks, hits, first, database.count,
         k, queries.width, queries.bits + 1, labels.words, int(labels.by_class), int(labels.own),
-        BINS=hamming.bins_for(queries.bits), BM=RANK.rows, UNROLL=queries.unroll, num_warps=RANK.num_warps,
+        BINS=hamming.bins_for(queries.bits), BM=RANK.rows, UNROLL=queries.unroll,
+        num_warps=RANK.warps(torch.version.hip is not None),
     )  # fmt: skip
     precision_kernel[(blocks(queries.count, PRECISION.queries),)](
         ranks, hits, out, queries.count, k, BQ=PRECISION.queries, num_warps=PRECISION.num_warps
@@ -184,10 +190,11 @@ def compilations() -> Iterator[Compilation]:
     }  # fmt: skip
     for bins, unroll in hamming.lengths():
         constants = {"BINS": bins, "BM": RANK.rows, "UNROLL": unroll}
-        yield Compilation(
-            f"hamming_ranking.rank[bins={bins}]", rank_kernel, types, constants,
-            {"num_warps": RANK.num_warps},
-        )  # fmt: skip
+        for backend in ("cuda", "hip"):
+            yield Compilation(
+                f"hamming_ranking.rank[{backend} bins={bins}]", rank_kernel, types, constants,
+                {"num_warps": RANK.warps(backend == "hip")}, (), (backend,),
+            )  # fmt: skip
     yield Compilation(
         "hamming_ranking.precision", precision_kernel,
         {"ranks_ptr": "*i32", "hits_ptr": "*i32", "out_ptr": "*fp64", "q_count": "i32", "k": "i32"},

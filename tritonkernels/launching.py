@@ -18,6 +18,10 @@ CANONICAL = {"enable_fp_fusion": False}
 #: Types of rows that kernels are compiled for; float16 arrives as float32, which holds it exactly.
 KINDS = ("bf16", "fp32", "fp64")
 
+#: Options of kernels that NVIDIA's compiler would otherwise let spill a register or two so that more programs
+#: fit a multiprocessor. AMD's has no such option.
+ALL_REGISTERS = {"maxnreg": 255} if torch.version.hip is None else {}
+
 #: Rows of packed operands are padded to a multiple of this, so that tiles load without masks.
 ROW_PADDING = 128
 

@@ -26,7 +26,16 @@ import triton.language as tl
 from tritonkernels.canonical import metric_norms, metric_values, pair_selections
 from tritonkernels.extremes import Rows
 from tritonkernels.labels import Labels, Pairs
-from tritonkernels.launching import CANONICAL, KINDS, Compilation, blocks, float64_on, int64_on, on_device
+from tritonkernels.launching import (
+    ALL_REGISTERS,
+    CANONICAL,
+    KINDS,
+    Compilation,
+    blocks,
+    float64_on,
+    int64_on,
+    on_device,
+)
 from tritonkernels.philox import choose
 from tritonkernels.values import SLOP, Values, round_down, round_up, value_interval
 
@@ -330,7 +339,7 @@ def hard(
             x, y, rows.x_largest, rows.y_largest, *metric_norms(x, y, rows.metric),
             float64_on(x.device, margin), pairs.offsets[-1:], pairs.anchors, pairs.positives, nearest, out,
             x.shape[1], pairs.slots, EUCLIDEAN=rows.metric == "euclidean", COSINE=rows.metric == "cosine",
-            PAIRS=SCORE_PAIRS, num_warps=WINDOW.num_warps, **CANONICAL,
+            PAIRS=SCORE_PAIRS, num_warps=WINDOW.num_warps, **ALL_REGISTERS, **CANONICAL,
         )  # fmt: skip
     return out
 
@@ -398,7 +407,8 @@ def _launch(
                 pointers["listed_positives"], pointers["negatives"], first, len(rows.y),
                 values.rows.shape[1], rows.x.shape[1], pairs.slots, RULE=rule,
                 EUCLIDEAN=rows.metric == "euclidean", COSINE=rows.metric == "cosine",
-                PAIRS=WINDOW.pairs, COLUMNS=WINDOW.columns, num_warps=WINDOW.num_warps, **flags, **CANONICAL,
+                PAIRS=WINDOW.pairs, COLUMNS=WINDOW.columns, num_warps=WINDOW.num_warps,
+                **ALL_REGISTERS, **flags, **CANONICAL,
             )  # fmt: skip
 
 
@@ -409,7 +419,7 @@ def compilations() -> Iterator[Compilation]:
     pointers = {**dict.fromkeys(doubles, "*fp64"), **dict.fromkeys(longs, "*i64")}
     pointers |= dict.fromkeys(("values", "x_errors", "y_errors"), "*fp32")
     numbers = dict.fromkeys(("first_anchor", "columns", "padded_columns", "dims", "slots"), "i32")
-    options = {"num_warps": WINDOW.num_warps, **CANONICAL}
+    options = {"num_warps": WINDOW.num_warps, **ALL_REGISTERS, **CANONICAL}
     for kind in KINDS:
         rows = {"x": f"*{kind}", "y": f"*{kind}"}
         for metric in ("sqeuclidean", "euclidean", "cosine"):
