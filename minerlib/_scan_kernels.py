@@ -1,7 +1,8 @@
 """Scans of one anchor's distances to every column, decided as canonical float64 distances decide (numba).
 
     value(a, j) = sq | sqrt(sq) | 1 - dot / (|x| |y|)        metric 0 | 1 | 2, summed as SPEC section 2 says
-    lo[j] <= value(a, j) <= hi[j]                            from g = x.y of one product of matrices
+    lo[j] <= value(a, j) <= hi[j]                            from g = x.y of one product of matrices; or
+    |key[j] - value(a, j)| <= reach                          of the squared or the cosine distance
 
 x [N, D], y [M, D] float32 or float64; g [B, M] products of anchors first .. first + B in that type, off by at
 most gamma |x| |y| + tiny; x_norm [N], y_norm [M] canonical float64 norms. The columns of class c are
@@ -22,9 +23,9 @@ import numpy as np
 from minerlib.backends._numba_jit import kernel
 
 SQUARED, EUCLIDEAN, COSINE = 0, 1, 2
-NEITHER, POSITIVE, NEGATIVE = 0, 1, 2
+NEITHER, POSITIVE, NEGATIVE = 0, 1, 2  # as in _scan_lists.py
 
-_ULPS = 1e-15  # more than the rounding of a root
+_ULPS = 4e-15  # more than the roundings of a root, a sum and a square together
 _BLOCK = 64  # columns that are passed over together where none is a candidate
 
 
@@ -124,8 +125,88 @@ def _set_aside(
 
 
 @kernel
+def _scales(
+    y_norm: np.ndarray,  # [M]
+    metric: int,
+    scale: np.ndarray,  # [M] out: the norms' squares, or their inverses (0 for a zero vector)
+) -> float:
+    """What keys are made of, and its maximum."""
+    most = 0.0
+    for j in range(y_norm.size):
+        if metric == COSINE:
+            scale[j] = 1.0 / y_norm[j] if y_norm[j] > 0.0 else 0.0
+        else:
+            scale[j] = y_norm[j] * y_norm[j]
+        most = max(most, scale[j])
+    return most
+
+
+@kernel
+def _keys(
+    g: np.ndarray,  # [M] the products of one anchor
+    x: np.ndarray,
+    y: np.ndarray,
+    a: int,
+    x_norm: np.ndarray,
+    y_norm: np.ndarray,
+    scale: np.ndarray,  # [M]
+    most: float,
+    options: Any,
+    keys: np.ndarray,  # [M] out
+    lanes: np.ndarray,
+) -> float:
+    """Squared or cosine distances of one anchor; how far at most they are from the canonical ones."""
+    metric, gamma, tiny, _ = options
+    size, dimension = x_norm[a], x.shape[1]
+    rounding = (dimension + 16) * 2.3e-16  # of the norms and of the canonical sum itself
+    if metric == COSINE:
+        inverse = 1.0 / size if size > 0.0 else 0.0
+        reach = gamma + 2.0 * rounding + tiny * inverse * most
+        for j in range(g.size):
+            keys[j] = 1.0 - np.float64(g[j]) * inverse * scale[j]
+    else:
+        reach = 2.0 * (gamma * size * np.sqrt(most) + tiny) + rounding * (size * size + most)
+        for j in range(g.size):
+            keys[j] = (size * size + scale[j]) - 2.0 * np.float64(g[j])
+    broken = not np.isfinite(reach)
+    for j in range(g.size):
+        broken |= not np.isfinite(keys[j])
+    if broken:  # a product overflowed
+        reach = rounding
+        for j in range(g.size):
+            keys[j] = _value(x, y, a, j, x_norm, y_norm, COSINE if metric == COSINE else SQUARED, lanes)
+            reach = max(reach, rounding * keys[j])
+    return reach
+
+
+@kernel
+def _edges(
+    value: float,
+    slack: float,  # of the value itself
+    metric: int,
+    reach: float,
+) -> tuple[float, float]:
+    """Keys up to the first certainly belong to smaller distances, from the second on to larger ones."""
+    if np.isinf(value):
+        return value, value
+    low, high = value - slack, value + slack
+    if metric == EUCLIDEAN:
+        low = low * low if low > 0.0 else -np.inf
+        high = high * high if high > 0.0 else -np.inf
+        if np.isinf(
+            high
+        ):  # every distance is larger than a negative value, and none as large as such a square
+            return (-np.inf, -np.inf) if high < 0.0 else (np.inf, np.inf)
+        if np.isinf(low):
+            return low, high + high * _ULPS + reach
+    return low - abs(low) * _ULPS - reach, high + abs(high) * _ULPS + reach
+
+
+@kernel
 def _extreme(
     columns: np.ndarray,  # [C] ascending
+    keys: np.ndarray,  # [C], not a number: no candidate
+    reach: float,
     farthest: bool,
     window: tuple[float, float, float, float],  # r0 <= value <= r1 and t0 < value < t1
     x: np.ndarray,
@@ -134,44 +215,42 @@ def _extreme(
     x_norm: np.ndarray,
     y_norm: np.ndarray,
     metric: int,
-    lo: np.ndarray,  # [C]
-    hi: np.ndarray,  # [C]
     lanes: np.ndarray,
 ) -> tuple[int, float]:
-    """The nearest or farthest column inside the window and its distance; (-1, 0.0) for none.
-
-    Intervals of (inf, inf) when the nearest is sought, of (-inf, -inf) when the farthest, are no candidates.
-    """
+    """The nearest or farthest column inside the window and its distance; (-1, 0.0) for none."""
     r0, r1, t0, t1 = window
+    low_out, low_in = _edges(max(r0, t0), 0.0, metric, reach)
+    high_in, high_out = _edges(min(r1, t1), 0.0, metric, reach)
     edge = -np.inf if farthest else np.inf
-    if not farthest and r0 == -np.inf and r1 == np.inf and t1 == np.inf:  # the usual case, in four streams
-        e0 = e1 = e2 = e3 = edge
-        for i in range(0, columns.size - 3, 4):
-            e0 = hi[i] if (hi[i] < e0) & (lo[i] > t0) else e0
-            e1 = hi[i + 1] if (hi[i + 1] < e1) & (lo[i + 1] > t0) else e1
-            e2 = hi[i + 2] if (hi[i + 2] < e2) & (lo[i + 2] > t0) else e2
-            e3 = hi[i + 3] if (hi[i + 3] < e3) & (lo[i + 3] > t0) else e3
-        edge = min(min(e0, e1), min(e2, e3))  # the last few columns may stay outside: it is a bound only
+    if farthest:
+        for key in keys:
+            edge = key if (key > edge) & (key >= low_in) & (key <= high_in) else edge
+        low_out = max(low_out, edge - 2.0 * reach - abs(edge) * _ULPS) if edge > -np.inf else low_out
     else:
-        for i in range(columns.size):
-            if lo[i] >= r0 and hi[i] <= r1 and lo[i] > t0 and hi[i] < t1:
-                edge = max(edge, lo[i]) if farthest else min(edge, hi[i])
+        e0 = e1 = e2 = e3 = edge  # in four streams; the last few columns may stay outside, it is a bound only
+        for i in range(0, keys.size - 3, 4):
+            e0 = keys[i] if (keys[i] < e0) & (keys[i] >= low_in) & (keys[i] <= high_in) else e0
+            e1 = (
+                keys[i + 1] if (keys[i + 1] < e1) & (keys[i + 1] >= low_in) & (keys[i + 1] <= high_in) else e1
+            )
+            e2 = (
+                keys[i + 2] if (keys[i + 2] < e2) & (keys[i + 2] >= low_in) & (keys[i + 2] <= high_in) else e2
+            )
+            e3 = (
+                keys[i + 3] if (keys[i + 3] < e3) & (keys[i + 3] >= low_in) & (keys[i + 3] <= high_in) else e3
+            )
+        edge = min(min(e0, e1), min(e2, e3))
+        high_out = min(high_out, edge + 2.0 * reach + abs(edge) * _ULPS)
     best, best_value = -1, 0.0
     for begin in range(0, columns.size, _BLOCK):
         end = min(begin + _BLOCK, columns.size)
         candidates = 0
-        if farthest:
-            for i in range(begin, end):
-                candidates += (hi[i] >= edge) & (hi[i] > t0)
-        else:
-            for i in range(begin, end):
-                candidates += (lo[i] <= edge) & (hi[i] > t0)
+        for i in range(begin, end):
+            candidates += (keys[i] >= low_out) & (keys[i] <= high_out)
         if candidates == 0:
             continue
         for i in range(begin, end):
-            if (hi[i] < edge or hi[i] == -np.inf) if farthest else (lo[i] > edge or lo[i] == np.inf):
-                continue
-            if hi[i] < r0 or lo[i] > r1 or hi[i] <= t0 or lo[i] >= t1:
+            if not (keys[i] >= low_out and keys[i] <= high_out):
                 continue
             value = _value(x, y, a, columns[i], x_norm, y_norm, metric, lanes)
             if not (r0 <= value <= r1 and t0 < value < t1):
@@ -179,6 +258,25 @@ def _extreme(
             if best < 0 or (value > best_value if farthest else value < best_value):
                 best, best_value = columns[i], value
     return best, best_value
+
+
+@kernel
+def _apart(
+    members: np.ndarray,  # columns of the anchor's class
+    a: int,
+    own: int,
+    keys: np.ndarray,  # [M], not a number for the members from here on
+    positives: np.ndarray,  # out: the members but the anchor itself
+    p_keys: np.ndarray,  # out
+) -> int:
+    """Take the anchor's class out of the keys, which then are those of its negatives alone."""
+    p = 0
+    for j in members:
+        if j != own + a:
+            positives[p], p_keys[p] = j, keys[j]
+            p += 1
+        keys[j] = np.nan
+    return p
 
 
 @kernel
@@ -200,34 +298,32 @@ def choose(
     value: np.ndarray,  # [N, 2] out
 ) -> None:
     """One positive and one negative for each anchor."""
-    metric, _, _, own = options
+    metric, own = options[0], options[3]
     columns = y.shape[0]
-    lo, hi, lanes, every = np.empty(columns), np.empty(columns), np.empty(8), np.arange(columns)
-    positives, p_lo, p_hi = np.empty(columns, np.int64), np.empty(columns), np.empty(columns)
+    keys, scale, lanes, every = np.empty(columns), np.empty(columns), np.empty(8), np.arange(columns)
+    positives, p_keys = np.empty(columns, np.int64), np.empty(columns)
+    most = _scales(y_norm, metric, scale)
     for row in range(g.shape[0]):
         a = first + row
-        _bounds(g[row], a, x.shape[1], x_norm, y_norm, options, lo, hi)
+        reach = _keys(g[row], x, y, a, x_norm, y_norm, scale, most, options, keys, lanes)
         mine = members[class_starts[x_class[a]] : class_starts[x_class[a] + 1]]
-        p = _set_aside(mine, a, own, lo, hi, -np.inf if farthest[1] else np.inf, positives, p_lo, p_hi)
+        p = _apart(mine, a, own, keys, positives, p_keys)
         closest, furthest = -np.inf, np.inf
-        if semihard == POSITIVE:
-            index[a, 1], value[a, 1] = _extreme(
-                every, farthest[1], (ranges[2], ranges[3], -np.inf, np.inf),
-                x, y, a, x_norm, y_norm, metric, lo, hi, lanes,
-            )  # fmt: skip
-            furthest = value[a, 1] if index[a, 1] >= 0 else -np.inf
-        index[a, 0], value[a, 0] = _extreme(
-            positives[:p], farthest[0], (ranges[0], ranges[1], -np.inf, furthest),
-            x, y, a, x_norm, y_norm, metric, p_lo[:p], p_hi[:p], lanes,
-        )  # fmt: skip
-        if semihard == POSITIVE:
-            continue
-        if semihard == NEGATIVE:
-            closest = value[a, 0] if index[a, 0] >= 0 else np.inf
-        index[a, 1], value[a, 1] = _extreme(
-            every, farthest[1], (ranges[2], ranges[3], closest, np.inf),
-            x, y, a, x_norm, y_norm, metric, lo, hi, lanes,
-        )  # fmt: skip
+        for turn in range(2):
+            if (turn == 0) == (semihard == POSITIVE):  # the negatives come first where the positives follow
+                index[a, 1], value[a, 1] = _extreme(
+                    every, keys, reach, farthest[1], (ranges[2], ranges[3], closest, np.inf),
+                    x, y, a, x_norm, y_norm, metric, lanes,
+                )  # fmt: skip
+                if semihard == POSITIVE:
+                    furthest = value[a, 1] if index[a, 1] >= 0 else -np.inf
+            else:
+                index[a, 0], value[a, 0] = _extreme(
+                    positives[:p], p_keys[:p], reach, farthest[0], (ranges[0], ranges[1], -np.inf, furthest),
+                    x, y, a, x_norm, y_norm, metric, lanes,
+                )  # fmt: skip
+                if semihard == NEGATIVE:
+                    closest = value[a, 0] if index[a, 0] >= 0 else np.inf
 
 
 @kernel
@@ -247,49 +343,49 @@ def mark_pairs(
     marks: np.ndarray,  # [B, M] uint8 out: NEITHER, POSITIVE or NEGATIVE
     counts: np.ndarray,  # [B, 2] out
 ) -> None:
-    """Positives with value + epsilon > edge, negatives with value - epsilon < edge.
-
-    Rounding keeps the order of numbers, so the ends of an interval may be compared in place of the value.
-    """
-    metric, _, _, own = options
+    """Positives with value + epsilon > edge, negatives with value - epsilon < edge."""
+    metric, own = options[0], options[3]
     columns = y.shape[0]
     epsilon = limits[0]
-    lo, hi, lanes, every = np.empty(columns), np.empty(columns), np.empty(8), np.arange(columns)
-    positives, p_lo, p_hi = np.empty(columns, np.int64), np.empty(columns), np.empty(columns)
+    keys, scale, lanes, every = np.empty(columns), np.empty(columns), np.empty(8), np.arange(columns)
+    positives, p_keys = np.empty(columns, np.int64), np.empty(columns)
     everywhere = (-np.inf, np.inf, -np.inf, np.inf)
+    most = _scales(y_norm, metric, scale)
     for row in range(g.shape[0]):
         a = anchors[row]
-        _bounds(g[row], a, x.shape[1], x_norm, y_norm, options, lo, hi)
+        reach = _keys(g[row], x, y, a, x_norm, y_norm, scale, most, options, keys, lanes)
         mine = members[class_starts[x_class[a]] : class_starts[x_class[a] + 1]]
-        p = _set_aside(mine, a, own, lo, hi, np.inf, positives, p_lo, p_hi)
+        p = _apart(mine, a, own, keys, positives, p_keys)
         near, far = limits[1], limits[2]
         if extremes:
-            found, near = _extreme(every, False, everywhere, x, y, a, x_norm, y_norm, metric, lo, hi, lanes)
+            found, near = _extreme(
+                every, keys, reach, False, everywhere, x, y, a, x_norm, y_norm, metric, lanes
+            )
             near = near if found >= 0 else np.inf
             found, far = _extreme(
-                positives[:p], True, everywhere, x, y, a, x_norm, y_norm, metric, p_lo[:p], p_hi[:p], lanes
+                positives[:p], p_keys[:p], reach, True, everywhere, x, y, a, x_norm, y_norm, metric, lanes
             )
             far = far if found >= 0 else -np.inf
+        inside, outside = _edges(far + epsilon, (abs(far) + abs(epsilon)) * _ULPS, metric, reach)
         certain = possible = 0
         for j in range(columns):
-            sure = hi[j] - epsilon < far
-            certain += sure
-            possible += lo[j] - epsilon < far
-            marks[row, j] = NEGATIVE if sure else NEITHER
+            certain += keys[j] <= inside
+            possible += keys[j] <= outside
+            marks[row, j] = NEGATIVE if keys[j] <= inside else NEITHER
         if possible > certain:
             for j in range(columns):
-                if (lo[j] - epsilon < far and not hi[j] - epsilon < far) and (
+                if (keys[j] > inside and keys[j] <= outside) and (
                     _value(x, y, a, j, x_norm, y_norm, metric, lanes) - epsilon < far
                 ):
                     marks[row, j] = NEGATIVE
                     certain += 1
         counts[row, 1] = certain
+        outside, inside = _edges(near - epsilon, (abs(near) + abs(epsilon)) * _ULPS, metric, reach)
         certain = 0
         for i in range(p):
             j = positives[i]
-            if p_lo[i] + epsilon > near or (
-                p_hi[i] + epsilon > near
-                and _value(x, y, a, j, x_norm, y_norm, metric, lanes) + epsilon > near
+            if p_keys[i] >= inside or (
+                p_keys[i] >= outside and _value(x, y, a, j, x_norm, y_norm, metric, lanes) + epsilon > near
             ):
                 marks[row, j] = POSITIVE
                 certain += 1
@@ -313,47 +409,6 @@ def values(
         out[i] = np.inf
         if columns[i] >= 0:
             out[i] = _value(x, y, anchors[i], columns[i], x_norm, y_norm, metric, lanes)
-
-
-@kernel
-def list_negatives(
-    marks: np.ndarray,  # [B, M] uint8
-    rows: np.ndarray,  # [B] the anchors
-    starts: np.ndarray,  # [B + 1] where each row's columns go
-    anchors: np.ndarray,  # out
-    columns: np.ndarray,  # out
-) -> None:
-    """The (anchor, column) pairs marked as negative, by anchor, then column."""
-    for row in range(marks.shape[0]):
-        place, end = starts[row], starts[row + 1]
-        anchors[place:end] = rows[row]
-        j = 0
-        while place < end:
-            if marks[row, j] == NEGATIVE:
-                columns[place] = j
-                place += 1
-            j += 1
-
-
-@kernel
-def list_positives(
-    marks: np.ndarray,  # [B, M] uint8
-    rows: np.ndarray,  # [B] the anchors
-    x_class: np.ndarray,
-    class_starts: np.ndarray,
-    members: np.ndarray,
-    starts: np.ndarray,  # [B + 1] where each row's columns go
-    anchors: np.ndarray,  # out
-    columns: np.ndarray,  # out
-) -> None:
-    """The (anchor, column) pairs marked as positive, by anchor, then column."""
-    for row in range(marks.shape[0]):
-        place, a = starts[row], rows[row]
-        anchors[place : starts[row + 1]] = a
-        for j in members[class_starts[x_class[a]] : class_starts[x_class[a] + 1]]:
-            if marks[row, j] == POSITIVE:
-                columns[place] = j
-                place += 1
 
 
 @kernel
@@ -452,53 +507,3 @@ def side_sums(
         p = _set_aside(mine, a, options[3], lo, hi, 0.0, positives, p_lo, p_hi)
         sums[row, 0], sums[row, 1] = p, 0.5 * (p_lo[:p].sum() + p_hi[:p].sum())
         sums[row, 2], sums[row, 3] = columns - mine.size, 0.5 * (lo.sum() + hi.sum())
-
-
-@kernel
-def draw_weighted(
-    g: np.ndarray,  # [B, M]
-    first: int,
-    x: np.ndarray,
-    y: np.ndarray,
-    x_norm: np.ndarray,
-    y_norm: np.ndarray,
-    x_class: np.ndarray,
-    class_starts: np.ndarray,
-    members: np.ndarray,
-    options: Any,
-    cutoffs: tuple[
-        float, float
-    ],  # distances are clamped below at the first, weigh nothing from the second on
-    starts: np.ndarray,  # [B + 1] each anchor's draws
-    uniform: np.ndarray,  # [draws] in [0, 1)
-    drawn: np.ndarray,  # [draws] out: a negative, or -1 where all of them weigh nothing
-) -> None:
-    """Negatives drawn with weight d^(2-D) (1 - d^2/4)^((3-D)/2), in log space, scaled per anchor."""
-    columns, dimension = y.shape
-    weight, cumulative = np.empty(columns), np.empty(columns)
-    least = cutoffs[0] * cutoffs[0]
-    for row in range(g.shape[0]):
-        a = first + row
-        for j in range(columns):
-            square = x_norm[a] * x_norm[a] + y_norm[j] * y_norm[j] - 2.0 * np.float64(g[row, j])
-            cumulative[j] = max(square, least)
-        for j in members[class_starts[x_class[a]] : class_starts[x_class[a] + 1]]:
-            cumulative[j] = 4.0  # weighs nothing
-        heaviest = -np.inf
-        for j in range(columns):
-            square = cumulative[j]
-            weight[j] = -np.inf
-            if 0.0 < square < 4.0 and np.sqrt(square) < cutoffs[1]:
-                weight[j] = 0.5 * (2.0 - dimension) * np.log(square)
-                weight[j] -= 0.5 * (dimension - 3.0) * np.log(1.0 - 0.25 * square)
-                heaviest = max(heaviest, weight[j])
-        total = 0.0
-        for j in range(columns):
-            if weight[j] > -np.inf:
-                total += np.exp(weight[j] - heaviest)
-            cumulative[j] = total
-        for place in range(starts[row], starts[row + 1]):
-            drawn[place] = -1
-            if total > 0.0:
-                target = min(uniform[place] * total, np.nextafter(total, 0.0))
-                drawn[place] = np.searchsorted(cumulative, target, side="right")

@@ -148,7 +148,7 @@ class Scan:
     def _marked(
         self, marks: np.ndarray, rows: np.ndarray, positives: bool, starts: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        from minerlib import _scan_kernels as _kernels
+        from minerlib import _scan_lists
 
         anchors, columns = np.empty(starts[-1], np.int64), np.empty(starts[-1], np.int64)
 
@@ -156,9 +156,9 @@ class Scan:
             part, of, place = marks[low:high], rows[low:high], starts[low : high + 1]
             if positives:
                 classes = self.x_class, self.class_starts, self.members
-                _kernels.list_positives(part, of, *classes, place, anchors, columns)
+                _scan_lists.list_positives(part, of, *classes, place, anchors, columns)
             else:
-                _kernels.list_negatives(part, of, place, anchors, columns)
+                _scan_lists.list_negatives(part, of, place, anchors, columns)
 
         if len(anchors):
             over_chunks(len(marks), len(self.y), 1, work)
@@ -252,13 +252,13 @@ class Scan:
         uniform: np.ndarray,  # [draws] in [0, 1)
     ) -> np.ndarray:  # [draws] int64, -1 for none
         """Negatives by the inverse density of their distance, drawn with the given random numbers."""
-        from minerlib import _scan_kernels as _kernels
+        from minerlib import _scan_lists
 
         drawn = np.empty(len(uniform), dtype=np.int64)
         for first, last, g in self._chunks():
 
             def work(low: int, high: int, first: int = first, g: np.ndarray = g) -> None:
-                _kernels.draw_weighted(
+                _scan_lists.draw_weighted(
                     g[low:high], first + low, *self._sides, self._options, cutoffs,
                     starts[first + low : first + high + 1], uniform, drawn,
                 )  # fmt: skip
