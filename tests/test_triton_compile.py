@@ -1,8 +1,8 @@
 """Every Triton kernel in every configuration compiles for every target, without spills and within its memory.
 
-What the written table (bench/results/triton_compile.json) holds under the key of today's source, options and
-compiler is taken from there; one configuration of each kernel is compiled afresh on each target all the same.
-`python -m tritonkernels.compile_report` writes the table.
+What the written table (bench/results/triton_compile.json) holds under the key of today's source, options
+and compiler is taken from there; one configuration of each kernel is compiled afresh for sm_90 and gfx942
+all the same. `python -m tritonkernels.compile_report` writes the table.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ from tritonkernels import compile_matrix, compile_report
 
 def test_everything_compiles_without_spills_and_fits() -> None:
     wanted = compile_report.jobs()
-    first = {(name.partition("[")[0], place): (name, place) for name, place in reversed(wanted)}
+    first = {
+        (name.partition("[")[0], place): (name, place)
+        for name, place in reversed(wanted)
+        if compile_report.target_name(place) in ("sm_90", "gfx942")
+    }
     rows = compile_report.rows_of(wanted, fresh=first.values())
     assert [(row.name, row.target) for row in rows] == [
         (name, compile_report.target_name(place)) for name, place in wanted
