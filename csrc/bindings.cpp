@@ -51,6 +51,9 @@ public:
 
     Problem view;
 
+    const py::array& anchors() const { return anchors_; }
+    const py::array& columns() const { return columns_; }
+
 private:
     void set_labels(const py::tuple& labels) {
         if (labels.size() == 3) {
@@ -322,6 +325,73 @@ Array<double> hamming_average_precision(const std::string& isa, const CodeRows& 
     return out;
 }
 
+// An array like `rows`, for its gradient.
+py::array like(const py::array& rows) { return py::array(rows.dtype(), {rows.shape(0), rows.shape(1)}); }
+
+// (loss, gradient of x, gradient of y): y None: it is x; gradients None: not asked for, or that of x is all.
+py::tuple losses_triplet(const std::string& isa, const py::array& x, const py::object& y, const Indices& anchors,
+                         const Indices& positives, const Indices& negatives, double margin, int comparison,
+                         int reduction, bool soft, bool differentiate, int threads) {
+    TripletTerms terms = {};
+    terms.own = y.is_none();
+    const py::array columns = terms.own ? x : y.cast<py::array>();
+    terms.x = rows(x);
+    terms.y = rows(columns);
+    expect(terms.x.dims == terms.y.dims && terms.x.wide == terms.y.wide, "rows must match");
+    expect(terms.x.rows < INT32_MAX && terms.y.rows < INT32_MAX, "at most 2^31 - 2 rows are supported");
+    terms.count = anchors.size();
+    expect(positives.size() == terms.count && negatives.size() == terms.count, "triplets");
+    terms.anchors = anchors.data();
+    terms.positives = positives.data();
+    terms.negatives = negatives.data();
+    for (int64_t t = 0; t < terms.count; ++t) {
+        const auto within = [](int64_t i, int64_t count) { return i >= 0 && i < count; };
+        expect(within(terms.anchors[t], terms.x.rows) && within(terms.positives[t], terms.y.rows) &&
+                   within(terms.negatives[t], terms.y.rows),
+               "triplets out of range");
+    }
+    terms.margin = margin;
+    terms.comparison = static_cast<Comparison>(comparison);
+    terms.reduction = static_cast<Reduction>(reduction);
+    terms.soft = soft;
+    terms.threads = threads;
+    LossResult result = {};
+    py::object into_x = py::none(), into_y = py::none();
+    if (differentiate) {
+        into_x = like(x);
+        result.into_x = into_x.cast<py::array>().mutable_data();
+        if (!terms.own) {
+            into_y = like(columns);
+            result.into_y = into_y.cast<py::array>().mutable_data();
+        }
+    }
+    const Kernels& kernels = kernels_for(isa);
+    {
+        py::gil_scoped_release release;
+        kernels.losses_triplet(terms, result);
+    }
+    return py::make_tuple(result.loss, into_x, into_y);
+}
+
+py::tuple losses_batch_all(const std::string& isa, const Call& call, double margin, int reduction, bool differentiate) {
+    LossResult result = {};
+    py::object into_x = py::none(), into_y = py::none();
+    if (differentiate) {
+        into_x = like(call.anchors());
+        result.into_x = into_x.cast<py::array>().mutable_data();
+        if (!call.view.own) {
+            into_y = like(call.columns());
+            result.into_y = into_y.cast<py::array>().mutable_data();
+        }
+    }
+    const Kernels& kernels = kernels_for(isa);
+    {
+        py::gil_scoped_release release;
+        kernels.losses_batch_all(call.view, margin, static_cast<Reduction>(reduction), result);
+    }
+    return py::make_tuple(result.loss, into_x, into_y);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
@@ -345,4 +415,6 @@ PYBIND11_MODULE(_native, module) {
     module.def("hamming_range", &hamming_range);
     module.def("hamming_counts", &hamming_counts);
     module.def("hamming_average_precision", &hamming_average_precision);
+    module.def("losses_triplet", &losses_triplet);
+    module.def("losses_batch_all", &losses_batch_all);
 }

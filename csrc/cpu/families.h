@@ -23,5 +23,8 @@ void hamming_counts(const Codes& queries, const Codes& database, const Relevance
 void hamming_average_precision(const Codes& queries, const Codes& database, const Relevance&, int64_t k, int threads,
                                double* out);
 
+void losses_triplet(const TripletTerms&, LossResult&);
+void losses_batch_all(const Problem&, double margin, Reduction, LossResult&);
+
 }  // namespace MINERLIB_ISA
 }  // namespace minerlib

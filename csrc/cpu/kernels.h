@@ -2,6 +2,7 @@
 #pragma once
 
 #include "hamming.h"
+#include "losses.h"
 #include "problem.h"
 
 namespace minerlib {
@@ -28,6 +29,9 @@ struct Kernels {
                            int64_t* relevant);
     void (*hamming_average_precision)(const Codes& queries, const Codes& database, const Relevance&, int64_t k,
                                       int threads, double* out);
+
+    void (*losses_triplet)(const TripletTerms&, LossResult&);
+    void (*losses_batch_all)(const Problem&, double margin, Reduction, LossResult&);
 };
 
 extern const Kernels kernels_generic;

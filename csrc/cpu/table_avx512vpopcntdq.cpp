@@ -20,5 +20,7 @@ const Kernels kernels_avx512vpopcntdq = {avx512bf16::extremes,
                                          avx512vpopcntdq::hamming_search,
                                          avx512vpopcntdq::hamming_range,
                                          avx512vpopcntdq::hamming_counts,
-                                         avx512vpopcntdq::hamming_average_precision};
+                                         avx512vpopcntdq::hamming_average_precision,
+                                         avx512::losses_triplet,
+                                         avx512::losses_batch_all};
 }  // namespace minerlib

@@ -1,0 +1,431 @@
+// Family losses_batch_all: the hinge of every triplet of a batch and its gradient, without a list of triplets.
+//
+//   loss = sum over a, p, n of max((d(a, p) - d(a, n)) + margin, 0), or its mean (over those above zero)
+//   dloss/dd(a, p) = how many negatives have a positive hinge with p; dloss/dd(a, n) = less the positives likewise
+//
+// x [N, D], y [M, D] float32 or float64. A block of anchors at a time:
+//   1. products with all columns, which become distances d = |x|^2 + |y|^2 - 2 x.y of centred rows in float64; where
+//      that cancels, the canonical distance takes its place. Unit rows and 1 - x.y for `cosine`;
+//   2. an anchor's positives are sorted; each negative falls in the bucket of those with which its hinge is not
+//      positive; running sums over the buckets (count, sum of d) give the hinges and the weights of all pairs;
+//   3. weights times rows are the gradients: of the anchors at once, of the columns when the block is done.
+// Everything is float64 and summed in one order, whatever the threads. A hinge of zero has no gradient; equal rows
+// have none under `euclidean`, and zero rows none under `cosine`.
+// Work: 6 N M D multiply-adds (products and two gradients) and N M log P. Memory: 24 (N + M) D bytes at most and a
+// block of 4 MiB (or TILE_ROWS rows a thread); no N x M array. Source: EXT eq. 1.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "canonical.h"
+#include "double_tiles.h"
+#include "losses.h"
+#include "memory.h"
+#include "panels.h"
+#include "pool.h"
+#include "positives.h"
+
+namespace minerlib {
+namespace MINERLIB_ISA {
+
+// Rows made ready for products: centred or of unit length, in panels for both of their roles.
+template <class T> struct ReadyRows {
+    // panels [rows / DOUBLES][D][DOUBLES]: columns of a product. by_dims [D / DOUBLES][rows][DOUBLES]: summed rows.
+    void prepare(const T* data, int64_t count, int64_t dimensions, const double* shift, bool unit, int threads,
+                 bool with_panels, bool with_sums) {
+        rows = data;
+        n = count;
+        dims = dimensions;
+        center = shift;
+        squares.resize(ceil_div(n, DOUBLES) * DOUBLES);
+        inverse.resize(unit ? n : 0);
+        if (with_panels) panels.resize(ceil_div(n, DOUBLES) * DOUBLES * dims);
+        if (with_sums) by_dims.resize(ceil_div(dims, DOUBLES) * DOUBLES * n);
+        parallel_for(threads, ceil_div(n, DOUBLES), [&](int64_t panel) {
+            Buffer<double> row(padded());
+            for (int lane = 0; lane < DOUBLES; ++lane) {
+                const int64_t i = panel * DOUBLES + lane;
+                if (i < n && unit) set_inverse(i);
+                std::fill(row.get(), row.get() + padded(), 0.0);
+                if (i < n) get(i, row.get());
+                double sum = 0;
+                for (int64_t k = 0; k < dims; ++k) sum += row[k] * row[k];
+                squares[i] = sum;
+                if (with_panels) {
+                    for (int64_t k = 0; k < dims; ++k) panels[(panel * dims + k) * DOUBLES + lane] = row[k];
+                }
+                if (i >= n || !with_sums) continue;
+                for (int64_t k = 0; k < padded(); k += DOUBLES)
+                    std::memcpy(by_dims.get() + k * n + i * DOUBLES, row.get() + k, DOUBLES * sizeof(double));
+            }
+        });
+    }
+
+    int64_t padded() const { return ceil_div(dims, DOUBLES) * DOUBLES; }
+
+    double value(int64_t i, int64_t k) const {
+        const double v = static_cast<double>(rows[i * dims + k]);
+        return inverse.size() > 0 ? v * inverse[i] : v - center[k];
+    }
+
+    void get(int64_t i, double* out) const {
+        for (int64_t k = 0; k < dims; ++k) out[k] = value(i, k);
+    }
+
+    const T* rows = nullptr;
+    int64_t n = 0, dims = 0;
+    const double* center = nullptr;
+    Buffer<double> panels, by_dims, squares, inverse;
+
+private:
+    void set_inverse(int64_t i) {
+        double sum = 0;
+        for (int64_t k = 0; k < dims; ++k) {
+            const double v = static_cast<double>(rows[i * dims + k]);
+            sum += v * v;
+        }
+        inverse[i] = sum > 0 ? 1 / std::sqrt(sum) : 0;
+    }
+};
+
+template <class T> class BatchAll {
+public:
+    BatchAll(const Problem& problem, double margin, Reduction reduction)
+        : problem_(problem), margin_(margin), reduction_(reduction), n_(problem.anchors.rows), m_(problem.columns.rows),
+          dims_(problem.anchors.dims), stride_(ceil_div(m_, DOUBLES) * DOUBLES), canonical_(problem) {}
+
+    void run(LossResult& result) {
+        const bool differentiate = result.into_x != nullptr;
+        prepare(differentiate);
+        sums_.resize(n_);
+        total_.resize(n_);
+        above_.resize(n_);
+        // As many rows as BLOCK holds, a tile for each thread at least, and units small enough to be shared out.
+        const int64_t tiles = std::max<int64_t>(BLOCK / stride_ / TILE_ROWS, problem_.threads);
+        const int64_t rows = std::min(n_, tiles * TILE_ROWS);
+        const int64_t unit = TILE_ROWS * std::max<int64_t>(1, std::min(UNIT, tiles / (4 * problem_.threads)));
+        const int64_t unit_columns = UNIT * TILE_ROWS;
+        block_.resize(rows * stride_);
+        for (int64_t first = 0; first < n_; first += rows) {
+            const int64_t count = std::min(rows, n_ - first);
+            parallel_for(problem_.threads, ceil_div(count, unit), [&](int64_t u) {
+                const int64_t top = u * unit, here = std::min(unit, count - top);
+                products(first + top, here, block_.get() + top * stride_);
+                std::vector<double> work;
+                for (int64_t r = top; r < top + here; ++r) weigh(first + r, block_.get() + r * stride_, work);
+                if (differentiate) sum_columns(first + top, here, block_.get() + top * stride_);
+            });
+            if (!differentiate) continue;
+            parallel_for(problem_.threads, ceil_div(m_, unit_columns), [&](int64_t u) {
+                sum_anchors(first, count, u * unit_columns, std::min(unit_columns, m_ - u * unit_columns));
+            });
+        }
+        const double scale = reduce(result.loss);
+        if (!differentiate) return;
+        finish(scale, *x_, x_sums_, x_weight_, static_cast<T*>(result.into_x));
+        if (!problem_.own) finish(scale, y_ready_, y_sums_, y_weight_, static_cast<T*>(result.into_y));
+    }
+
+private:
+    static constexpr int64_t BLOCK = 1 << 19;  // values of a block of anchors
+    static constexpr int64_t UNIT = 4;         // tiles of rows that share a panel in the first cache
+    static constexpr int64_t DEPTH = 256;      // steps of a product between additions to memory
+    static constexpr int64_t DIRECT = 16;      // up to so many positives are compared one by one
+    static constexpr double CLOSE = 1e-6;      // a distance below this share of the norms has lost digits
+
+    void prepare(bool differentiate) {
+        const T* x = static_cast<const T*>(problem_.anchors.data);
+        const T* y = static_cast<const T*>(problem_.columns.data);
+        const bool unit = problem_.metric == Metric::cosine;
+        center_.resize(dims_);
+        std::fill(center_.get(), center_.get() + dims_, 0.0);
+        if (!unit) {
+            for (int64_t j = 0; j < m_; ++j) {
+                for (int64_t k = 0; k < dims_; ++k) center_[k] += static_cast<double>(y[j * dims_ + k]);
+            }
+            for (int64_t k = 0; k < dims_; ++k) center_[k] /= static_cast<double>(m_);
+        }
+        y_ready_.prepare(y, m_, dims_, center_.get(), unit, problem_.threads, true, differentiate);
+        if (!problem_.own) x_ready_.prepare(x, n_, dims_, center_.get(), unit, problem_.threads, false, differentiate);
+        x_ = problem_.own ? &y_ready_ : &x_ready_;
+        if (!differentiate) return;
+        clear(x_sums_, n_ * x_->padded());
+        clear(x_weight_, n_);
+        if (problem_.own) return;
+        clear(y_sums_, m_ * x_->padded());
+        clear(y_weight_, m_);
+    }
+
+    static void clear(Buffer<double>& buffer, int64_t size) {
+        buffer.resize(size);
+        std::fill(buffer.get(), buffer.get() + size, 0.0);
+    }
+
+    // out [count, stride] = x . y
+    void products(int64_t first, int64_t count, double* out) const {
+        const int64_t depth = std::min(dims_, DEPTH), tile = depth * TILE_ROWS;
+        Buffer<double> packed(UNIT * tile);
+        for (int64_t k = 0; k < dims_; k += depth) {
+            const int64_t steps = std::min(depth, dims_ - k);
+            for (int64_t r = 0; r < UNIT * TILE_ROWS; ++r) {
+                double* to = packed.get() + r / TILE_ROWS * tile + r % TILE_ROWS;
+                for (int64_t s = 0; s < steps; ++s) to[s * TILE_ROWS] = r < count ? x_->value(first + r, k + s) : 0.0;
+            }
+            for (int64_t j = 0; j < stride_; j += DOUBLES) {
+                const double* panel = y_ready_.panels.get() + j * dims_ + k * DOUBLES;
+                for (int64_t t = 0; t * TILE_ROWS < count; ++t)
+                    multiply(packed.get() + t * tile, panel, steps, count - t * TILE_ROWS, k > 0,
+                             out + t * TILE_ROWS * stride_ + j, stride_);
+            }
+        }
+    }
+
+    // Turns an anchor's products into its distances, and those into the weights of the rows' differences.
+    void weigh(int64_t i, double* row, std::vector<double>& work) {
+        Positives positives(problem_);
+        positives.select(i);
+        measure(i, row, positives.own());
+
+        std::vector<std::pair<double, int64_t>> sorted;
+        positives.visit(0, m_, [&](int64_t j) { sorted.emplace_back(row[j], j); });
+        const int64_t count = static_cast<int64_t>(sorted.size());
+        const int64_t negatives = m_ - count - (positives.own() >= 0);
+        total_[i] = count * negatives;
+        sums_[i] = 0;
+        above_[i] = 0;
+        if (total_[i] == 0) {
+            std::fill(row, row + stride_, 0.0);
+            return;
+        }
+        std::sort(sorted.begin(), sorted.end());
+        const double nothing = std::numeric_limits<double>::infinity();
+        for (const auto& positive : sorted) row[positive.second] = nothing;
+        if (positives.own() >= 0) row[positives.own()] = nothing;
+        std::fill(row + m_, row + stride_, nothing);
+
+        work.assign(static_cast<size_t>(2 * count), 0.0);  // active negatives of each positive, their hinges' sum
+        double *active = work.data(), *hinges = active + count;
+        if (count <= DIRECT) {
+            compare_each(sorted, row, active, hinges);
+        } else {
+            fill_buckets(sorted, row, active, hinges);
+        }
+        double weight = 0;
+        for (int64_t k = 0; k < count; ++k) {
+            sums_[i] += hinges[k];
+            above_[i] += static_cast<int64_t>(active[k]);
+            row[sorted[static_cast<size_t>(k)].second] = slope(sorted[static_cast<size_t>(k)].first) * active[k];
+        }
+        if (positives.own() >= 0) row[positives.own()] = 0;
+        std::fill(row + m_, row + stride_, 0.0);
+        if (x_weight_.size() == 0) return;
+        for (int64_t j = 0; j < m_; ++j) weight += row[j];
+        x_weight_[i] += weight;
+    }
+
+    double slope(double distance) const {
+        if (problem_.metric == Metric::euclidean) return distance > 0 ? 1 / distance : 0;
+        return problem_.metric == Metric::cosine ? 1 : 2;
+    }
+
+    void measure(int64_t i, double* row, int64_t own) const {
+        if (problem_.metric == Metric::cosine) {
+            for (int64_t j = 0; j < stride_; ++j) row[j] = 1 - row[j];
+            return;
+        }
+        const double mine = x_->squares[i];
+        const double* squares = y_ready_.squares.get();
+        for (int64_t first = 0; first < stride_; first += DOUBLES) {
+            LongV close = {};
+            for (int64_t j = first; j < first + DOUBLES; j += DOUBLES / 2) {
+                const DoubleV norms = splat(mine) + load(squares + j);
+                const DoubleV distance = norms - 2.0 * load(row + j);
+                close |= (distance < CLOSE * norms) | (norms == 0.0);
+                store(row + j, distance);
+            }
+            int64_t any = 0;
+            for (int lane = 0; lane < DOUBLES / 2; ++lane) any |= close[lane];
+            if (any == 0) continue;
+            for (int64_t j = first; j < std::min(first + DOUBLES, m_); ++j) {
+                if (j != own && row[j] <= CLOSE * (mine + squares[j])) row[j] = canonical_.selection(i, j);
+            }
+        }
+        if (problem_.metric != Metric::euclidean) return;
+        if (own >= 0) row[own] = 0;
+        for (int64_t j = 0; j < m_; ++j) row[j] = std::sqrt(row[j]);
+    }
+
+    using Sorted = std::vector<std::pair<double, int64_t>>;
+
+    // Few positives: each is compared with all negatives, a vector at a time; row becomes the negatives' weights.
+    void compare_each(const Sorted& positives, double* row, double* active, double* hinges) const {
+        constexpr int LANES = DOUBLES / 2;
+        const int64_t count = static_cast<int64_t>(positives.size());
+        DoubleV sums[DIRECT] = {};
+        LongV counts[DIRECT] = {};
+        const DoubleV margin = splat(margin_), one = splat(1.0), zero = {};
+        const bool root = problem_.metric == Metric::euclidean;
+        const DoubleV factor = splat(problem_.metric == Metric::sqeuclidean ? 2.0 : 1.0);
+        for (int64_t j = 0; j < stride_; j += LANES) {
+            const DoubleV distance = load(row + j);
+            LongV hit = {};
+            for (int64_t k = 0; k < count; ++k) {
+                const DoubleV hinge = (splat(positives[static_cast<size_t>(k)].first) - distance) + margin;
+                const LongV positive = hinge > zero;
+                sums[k] += reinterpret_cast<DoubleV>(reinterpret_cast<LongV>(hinge) & positive);
+                counts[k] -= positive;
+                hit += positive;
+            }
+            const DoubleV weight = factor * __builtin_convertvector(hit, DoubleV);
+            const LongV apart = distance > zero;
+            const DoubleV safe = reinterpret_cast<DoubleV>((reinterpret_cast<LongV>(distance) & apart) |
+                                                           (reinterpret_cast<LongV>(one) & ~apart));
+            const DoubleV divided = reinterpret_cast<DoubleV>(reinterpret_cast<LongV>(weight / safe) & apart);
+            store(row + j, root ? divided : weight);
+        }
+        for (int64_t k = 0; k < count; ++k) {
+            for (int lane = 0; lane < LANES; ++lane) {
+                active[k] += static_cast<double>(counts[k][lane]);
+                hinges[k] += sums[k][lane];
+            }
+        }
+    }
+
+    // Many: a search among the sorted ones gives each negative its bucket, and running sums what lies in which.
+    void fill_buckets(const Sorted& positives, double* row, double* active, double* hinges) const {
+        const int64_t count = static_cast<int64_t>(positives.size());
+        for (int64_t j = 0; j < m_; ++j) {
+            const double distance = row[j];
+            int64_t inactive = 0;
+            for (int64_t left = count; left > 0;) {
+                const int64_t half = (left + 1) / 2;
+                const bool beyond =
+                    !((positives[static_cast<size_t>(inactive + half - 1)].first - distance) + margin_ > 0);
+                inactive += beyond ? half : 0;
+                left = beyond ? left - half : half - 1;
+            }
+            if (inactive == count) {
+                row[j] = 0;
+                continue;
+            }
+            active[inactive] += 1;
+            hinges[inactive] += distance;
+            row[j] = -slope(distance) * static_cast<double>(count - inactive);
+        }
+        double before = 0, sum = 0;
+        for (int64_t k = 0; k < count; ++k) {
+            active[k] = before += active[k];
+            sum += hinges[k];
+            hinges[k] = before > 0 ? before * (positives[static_cast<size_t>(k)].first + margin_) - sum : 0;
+        }
+    }
+
+    // x_sums[i] += sum_j weight(i, j) y_j for the unit's anchors.
+    void sum_columns(int64_t first, int64_t count, const double* weights) {
+        const int64_t width = x_->padded(), tile = DEPTH * TILE_ROWS;
+        Buffer<double> packed(UNIT * tile);
+        for (int64_t j = 0; j < m_; j += DEPTH) {
+            const int64_t steps = std::min(DEPTH, m_ - j);
+            for (int64_t r = 0; r < UNIT * TILE_ROWS; ++r) {
+                double* to = packed.get() + r / TILE_ROWS * tile + r % TILE_ROWS;
+                for (int64_t s = 0; s < steps; ++s) to[s * TILE_ROWS] = r < count ? weights[r * stride_ + j + s] : 0.0;
+            }
+            add_sums(packed.get(), tile, steps, y_ready_, j, count, x_sums_.get() + first * width);
+        }
+    }
+
+    // y_sums[j] += sum_i weight(i, j) x_i over the block's anchors, for the columns first .. first + count - 1.
+    void sum_anchors(int64_t anchor, int64_t anchors, int64_t first, int64_t count) {
+        const int64_t width = x_->padded(), tile = DEPTH * TILE_ROWS;
+        double* sums = problem_.own ? x_sums_.get() : y_sums_.get();
+        double* weight = problem_.own ? x_weight_.get() : y_weight_.get();
+        Buffer<double> packed(UNIT * tile);
+        for (int64_t a = 0; a < anchors; a += DEPTH) {
+            const int64_t steps = std::min(DEPTH, anchors - a);
+            for (int64_t s = 0; s < steps; ++s) {
+                const double* row = block_.get() + (a + s) * stride_ + first;
+                for (int64_t r = 0; r < UNIT * TILE_ROWS; ++r) {
+                    const double value = r < count ? row[r] : 0.0;
+                    packed[r / TILE_ROWS * tile + s * TILE_ROWS + r % TILE_ROWS] = value;
+                    if (r < count) weight[first + r] += value;
+                }
+            }
+            add_sums(packed.get(), tile, steps, *x_, anchor + a, count, sums + first * width);
+        }
+    }
+
+    void add_sums(const double* packed, int64_t tile, int64_t steps, const ReadyRows<T>& rows, int64_t from,
+                  int64_t count, double* out) const {
+        const int64_t width = rows.padded();
+        for (int64_t k = 0; k < width; k += DOUBLES) {
+            const double* panel = rows.by_dims.get() + k * rows.n + from * DOUBLES;
+            for (int64_t t = 0; t * TILE_ROWS < count; ++t)
+                multiply(packed + t * tile, panel, steps, count - t * TILE_ROWS, true, out + t * TILE_ROWS * width + k,
+                         width);
+        }
+    }
+
+    double reduce(double& loss) const {
+        double sum = 0;
+        int64_t total = 0, above = 0;
+        for (int64_t i = 0; i < n_; ++i) {
+            sum += sums_[i];
+            total += total_[i];
+            above += above_[i];
+        }
+        const int64_t divisor = reduction_ == Reduction::mean           ? total
+                                : reduction_ == Reduction::mean_nonzero ? above
+                                                                        : 1;
+        const double scale = 1 / static_cast<double>(std::max<int64_t>(divisor, 1));
+        loss = sum * scale;
+        return scale;
+    }
+
+    // Row by row: scale (weight x - sums), and under `cosine`, where weights multiply other rows alone, the part of
+    // -sums across the row, divided by its length.
+    void finish(double scale, const ReadyRows<T>& rows, const Buffer<double>& sums, const Buffer<double>& weight,
+                T* out) const {
+        const bool unit = problem_.metric == Metric::cosine;
+        const int64_t block = 64;
+        parallel_for(problem_.threads, ceil_div(rows.n, block), [&](int64_t b) {
+            Buffer<double> row(rows.padded());
+            for (int64_t i = b * block; i < std::min(rows.n, (b + 1) * block); ++i) {
+                rows.get(i, row.get());
+                const double* sum = sums.get() + i * rows.padded();
+                double along = weight[i], length = 1;
+                if (unit) {
+                    along = 0;
+                    for (int64_t k = 0; k < dims_; ++k) along += sum[k] * row[k];
+                    length = rows.inverse[i];
+                }
+                for (int64_t k = 0; k < dims_; ++k)
+                    out[i * dims_ + k] = static_cast<T>(scale * length * (along * row[k] - sum[k]));
+            }
+        });
+    }
+
+    const Problem& problem_;
+    const double margin_;
+    const Reduction reduction_;
+    const int64_t n_, m_, dims_, stride_;
+    const Canonical<T> canonical_;
+    ReadyRows<T> x_ready_, y_ready_;
+    const ReadyRows<T>* x_ = nullptr;
+    Buffer<double> center_, block_, sums_, x_sums_, y_sums_, x_weight_, y_weight_;
+    Buffer<int64_t> total_, above_;
+};
+
+void losses_batch_all(const Problem& problem, double margin, Reduction reduction, LossResult& result) {
+    if (problem.anchors.wide) {
+        BatchAll<double>(problem, margin, reduction).run(result);
+    } else {
+        BatchAll<float>(problem, margin, reduction).run(result);
+    }
+}
+
+}  // namespace MINERLIB_ISA
+}  // namespace minerlib
