@@ -9,8 +9,7 @@ import pytest
 import torch
 
 import minerlib
-from minerlib import losses
-from minerlib.losses import METRICS, REDUCTIONS, triplet_margin
+from minerlib.losses import METRICS, REDUCTIONS, _pairs, triplet_margin
 
 
 def plain(x, triplets, margin, metric, reduction, y=None):
@@ -96,7 +95,7 @@ def test_chunks_change_nothing(metric, monkeypatch):
     x = torch.randn(30, 8, generator=generator, dtype=torch.float64, requires_grad=True)
     triplets = random_triplets(generator, 30, 30, 300)
     (whole,) = torch.autograd.grad(triplet_margin(x, triplets, 1.0, metric), x)
-    monkeypatch.setattr(losses, "_CHUNK_ELEMENTS", 8 * 13)
+    monkeypatch.setattr(_pairs, "_CHUNK_ELEMENTS", 8 * 13)
     (chunked,) = torch.autograd.grad(triplet_margin(x, triplets, 1.0, metric), x)
     torch.testing.assert_close(whole, chunked, rtol=1e-12, atol=1e-13)
 

@@ -172,6 +172,37 @@ def hamming_average_precision(
     return out
 
 
+def losses_triplet(
+    x: np.ndarray,  # [N, D]
+    y: np.ndarray | None,  # [M, D], None: x
+    triplets: tuple[np.ndarray, ...],  # anchors, positives, negatives [T] int64
+    margin: float,
+    comparison: int,
+    reduction: int,
+    soft: bool,
+    differentiate: bool,
+) -> tuple[float, np.ndarray | None, np.ndarray | None]:  # loss, gradients of x and y
+    found: tuple[float, np.ndarray | None, np.ndarray | None] = _kernels().losses_triplet(
+        instruction_set(), x, y, *triplets, margin, comparison, reduction, soft,
+        differentiate, get_num_threads(),
+    )  # fmt: skip
+    return found
+
+
+def losses_batch_all(
+    problem: Problem,
+    margin: float,
+    reduction: int,
+    differentiate: bool,
+) -> tuple[
+    float, np.ndarray | None, np.ndarray | None
+]:  # loss, gradients of anchors and of another reference
+    found: tuple[float, np.ndarray | None, np.ndarray | None] = _kernels().losses_batch_all(
+        instruction_set(), _call(problem, True), margin, reduction, differentiate
+    )
+    return found
+
+
 def _sides(relevance: Relevance) -> tuple[np.ndarray | None, np.ndarray | None]:
     if relevance.query_bits is not None:
         return relevance.query_bits, relevance.database_bits
