@@ -158,13 +158,13 @@ template <int levels> class Counters {
 
 public:
     // Of no triples yet; with threshold -1 every code is beyond.
-    MINERLIB_INLINE explicit Counters(int64_t threshold) {
-        const uint64_t start = static_cast<uint64_t>((int64_t{1} << levels) - 1 - threshold);
+    MINERLIB_INLINE void start(int64_t threshold) {
+        const uint64_t value = static_cast<uint64_t>((int64_t{1} << levels) - 1 - threshold);
 #pragma GCC unroll 16
-        for (int c = 0; c <= levels; ++c) counter_[c] = plane_of(start >> c & 1);
+        for (int c = 0; c <= levels; ++c) counter_[c] = plane_of(value >> c & 1);
     }
 
-    MINERLIB_INLINE explicit Counters(const Plane* saved) {
+    MINERLIB_INLINE void load(const Plane* saved) {
 #pragma GCC unroll 16
         for (int c = 0; c <= levels; ++c) counter_[c] = saved[c];
     }

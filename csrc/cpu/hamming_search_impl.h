@@ -131,7 +131,7 @@ class SampledLimits {
 public:
     SampledLimits(const Codes& database, int64_t k) : codes_(database), bits_(8 * database.bytes) {
         const int64_t m = database.rows;
-        if (k < LEAST_K || k > m / 4) return;
+        if (k > m / 4) return;
         size_ = std::clamp<int64_t>(16 * m / k, 2048, std::max<int64_t>(2048, m / 16));
         if (size_ > m / 4) size_ = 0;
         const double expected = static_cast<double>(size_) * static_cast<double>(k) / static_cast<double>(m);
@@ -162,8 +162,6 @@ public:
     }
 
 private:
-    static constexpr int64_t LEAST_K = 256;  // below, the first hits give a limit soon enough
-
     CodeWords codes_;
     int64_t bits_, size_ = 0, rank_ = 0;
     Buffer<uint64_t> words_;  // [size, words]
@@ -190,7 +188,7 @@ public:
 
     void run() {
         found_.resize(static_cast<size_t>(count_ * slices_));
-        if (nearest && batched_) sample();
+        if (nearest && asked_ >= (batched_ ? 256 : 4096)) sample();  // below, the first hits give a limit soon enough
         const int64_t groups = blocks_of(count_, group_);
         parallel_for(threads_, groups * slices_, [&](int64_t task) {
             // Slices of one group follow each other, so that the limits of the first help the others.
@@ -262,16 +260,26 @@ private:
         hits.reset(bits_, asked_);
         codes_.with_width([&](auto width) {
             const int64_t end = std::min(database_.rows, (slice + 1) * rows_);
+            bool dense = false;           // many hits: the next one is not worth a search
             int64_t step = 64, last = 0;  // it grows: the first codes are all wanted until a trim says which
             for (int64_t first = slice * rows_; first < end; first = last, step = std::min(2 * step, MOST_STEP)) {
                 const int64_t limit = hits.limit(shared);
                 last = std::min(end, first + step);
+                const size_t before = hits.hits.size();
                 const auto next = [&](int64_t j) {
                     return codes_.template first_within<decltype(width)::value>(j, last, words, limit);
                 };
-                for (int64_t j = next(first); j < last; j = next(j + 1)) {
-                    hits.offer(codes_.template distance<decltype(width)::value>(j, words), j);
+                if (dense) {
+                    for (int64_t j = first; j < last; ++j) {
+                        const int64_t distance = codes_.template distance<decltype(width)::value>(j, words);
+                        if (distance <= limit) hits.offer(distance, j);
+                    }
+                } else {
+                    for (int64_t j = next(first); j < last; j = next(j + 1)) {
+                        hits.offer(codes_.template distance<decltype(width)::value>(j, words), j);
+                    }
                 }
+                dense = static_cast<int64_t>(hits.hits.size() - before) > (last - first) / 32;
                 hits.trim(sort, shared);
             }
         });
@@ -329,6 +337,39 @@ private:
         CountingSort sort;
     };
 
+    // Triples `begin` .. `end` - 1 of a block for all queries of a group.
+    template <int levels> struct Filter {
+        const Block& block;
+        const Queries& queries;
+        Group& group;
+        uint64_t* counters;  // of Plane, [queries, levels + 1]: kept from one segment of triples to the next
+        int64_t begin, end;
+        Plane there;  // the block's codes that exist
+
+        template <bool first, bool last> void run() const {
+            const Plane* vectors = block.vectors();
+            Plane* saved = reinterpret_cast<Plane*>(counters);
+            Plane* within = reinterpret_cast<Plane*>(group.within.get());
+            const int32_t* limits = group.limits.get();
+            const Pick* picks = queries.picks(group.first);
+            const int64_t count = static_cast<int64_t>(group.hits.size()), triples = queries.triples();
+            for (int64_t i = 0; i < count; ++i, picks += triples, saved += first && last ? 0 : levels + 1) {
+                Counters<levels> sums;
+                if constexpr (first) {
+                    sums.start(limits[i]);
+                } else {
+                    sums.load(saved);
+                }
+                sums.add(vectors, picks, begin, end);
+                if constexpr (last) {
+                    within[i] = there & ~sums.overflowed();
+                } else {
+                    sums.save(saved);
+                }
+            }
+        }
+    };
+
     template <int levels> void filter_blocks(int64_t first, int64_t last, int64_t slice) {
         Block block(database_);
         Group group(first, last - first, bits_, asked_);
@@ -340,20 +381,14 @@ private:
             const int64_t count = std::min<int64_t>(BLOCK_CODES, end - start);
             block.fill(start, count);
             if ((start - begin) % (16 * BLOCK_CODES) == 0) refresh(group);
-            const Plane there = block.there(count);
             for (int64_t t = 0; t < triples; t += segment) {
-                const int64_t end_triple = std::min(triples, t + segment);
-                for (int64_t i = 0; i < last - first; ++i) {
-                    Plane* saved = reinterpret_cast<Plane*>(counters.get()) + i * (levels + 1);
-                    Counters<levels> sums =
-                        t == 0 ? Counters<levels>(int64_t{group.limits[i]}) : Counters<levels>(saved);
-                    sums.add(block.vectors(), queries_.picks(first + i), t, end_triple);
-                    if (end_triple < triples) {
-                        sums.save(saved);
-                    } else {
-                        reinterpret_cast<Plane*>(group.within.get())[i] = there & ~sums.overflowed();
-                    }
-                }
+                const int64_t stop = std::min(triples, t + segment);
+                const Filter<levels> filter{block, queries_, group, counters.get(), t, stop, Block::there(count)};
+                // Four loops rather than one that asks: the counters stay in registers.
+                if (t == 0 && stop == triples) filter.template run<true, true>();
+                if (t == 0 && stop < triples) filter.template run<true, false>();
+                if (t > 0 && stop < triples) filter.template run<false, false>();
+                if (t > 0 && stop == triples) filter.template run<false, true>();
             }
             resolve(group, start);
         }
