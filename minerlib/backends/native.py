@@ -16,7 +16,7 @@ from minerlib.threads import get_num_threads
 
 _native: ModuleType | None
 try:
-    from minerlib import _native  # type: ignore[attr-defined,no-redef]
+    from minerlib import _native  # type: ignore[no-redef]
 
     _missing = ""
 except ImportError as error:
