@@ -1,4 +1,6 @@
-// Tiles of float64 products: out [TILE_ROWS, DOUBLES] (+)= a [K, TILE_ROWS]^T b [K, DOUBLES], from packed panels.
+// Float64 in vectors of the registers' own width, which the compiler keeps in registers where wider ones are spilled:
+// tiles of products, out [TILE_ROWS, DOUBLES] (+)= a [K, TILE_ROWS]^T b [K, DOUBLES] from packed panels, and canonical
+// sums over eight lanes.
 #pragma once
 
 #include <cstdint>
@@ -11,11 +13,17 @@ namespace MINERLIB_ISA {
 
 typedef double DoubleV __attribute__((vector_size(WIDTH * 4), aligned(8), may_alias));
 typedef int64_t LongV __attribute__((vector_size(WIDTH * 4), aligned(8), may_alias));
+typedef float NarrowV __attribute__((vector_size(WIDTH * 2), aligned(4), may_alias));
 constexpr int DOUBLES = WIDTH;  // columns of a tile: two vectors, as many rows as with floats
+constexpr int DOUBLE_LANES = WIDTH / 2;
 
 static inline DoubleV load(const double* p) { return *reinterpret_cast<const DoubleV*>(p); }
 static inline void store(double* p, DoubleV v) { *reinterpret_cast<DoubleV*>(p) = v; }
 static inline DoubleV splat(double x) { return x - DoubleV{}; }
+static inline DoubleV widen(const double* p) { return load(p); }
+static inline DoubleV widen(const float* p) {
+    return __builtin_convertvector(*reinterpret_cast<const NarrowV*>(p), DoubleV);
+}
 
 #if MINERLIB_ISA_LEVEL >= 2
 static inline DoubleV multiply_add(DoubleV a, DoubleV b, DoubleV c) { return _mm512_fmadd_pd(a, b, c); }
@@ -46,6 +54,39 @@ static inline void multiply(const double* a, const double* b, int64_t steps, int
         double* row = out + i * stride;
         store(row, add ? load(row) + acc[i][0] : acc[i][0]);
         store(row + DOUBLES / 2, add ? load(row + DOUBLES / 2) + acc[i][1] : acc[i][1]);
+    }
+}
+
+// The canonical sums (canonical.h) over COUNT pairs of rows: of squared differences, or of products.
+template <bool DIFFERENCES, int COUNT, class T>
+static inline void lane_sums(const T* x, const T* const* y, int64_t dims, double* out) {
+    constexpr int PARTS = 8 / DOUBLE_LANES;
+    DoubleV acc[COUNT][PARTS] = {};
+    const auto add = [&acc](const T* xk, const T* const* yk, int64_t k) __attribute__((always_inline)) {
+        for (int part = 0; part < PARTS; ++part) {
+            const DoubleV a = widen(xk + k + part * DOUBLE_LANES);
+            for (int c = 0; c < COUNT; ++c) {
+                const DoubleV b = widen(yk[c] + k + part * DOUBLE_LANES), t = DIFFERENCES ? a - b : a;
+                acc[c][part] = acc[c][part] + t * (DIFFERENCES ? t : b);
+            }
+        }
+    };
+    int64_t k = 0;
+    for (; k + 8 <= dims; k += 8) add(x, y, k);
+    if (k < dims) {
+        T last[COUNT + 1][8] = {};
+        const T* rows[COUNT];
+        std::memcpy(last[COUNT], x + k, sizeof(T) * static_cast<size_t>(dims - k));
+        for (int c = 0; c < COUNT; ++c) {
+            std::memcpy(last[c], y[c] + k, sizeof(T) * static_cast<size_t>(dims - k));
+            rows[c] = last[c];
+        }
+        add(last[COUNT], rows, 0);
+    }
+    for (int c = 0; c < COUNT; ++c) {
+        double lane[8];
+        for (int part = 0; part < PARTS; ++part) store(lane + part * DOUBLE_LANES, acc[c][part]);
+        out[c] = ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
     }
 }
 

@@ -134,7 +134,7 @@ private:
     static constexpr int64_t BLOCK = 1 << 19;  // values of a block of anchors
     static constexpr int64_t UNIT = 4;         // tiles of rows that share a panel in the first cache
     static constexpr int64_t DEPTH = 256;      // steps of a product between additions to memory
-    static constexpr int64_t DIRECT = 16;      // up to so many positives are compared one by one
+    static constexpr int64_t DIRECT = 24;      // up to so many positives are compared one by one
     static constexpr double CLOSE = 1e-6;      // a distance below this share of the norms has lost digits
 
     void prepare(bool differentiate) {
@@ -261,66 +261,84 @@ private:
 
     using Sorted = std::vector<std::pair<double, int64_t>>;
 
-    // Few positives: each is compared with all negatives, a vector at a time; row becomes the negatives' weights.
+    // Few positives: each is compared with all negatives, two vectors at a time; row becomes the negatives' weights.
     void compare_each(const Sorted& positives, double* row, double* active, double* hinges) const {
-        constexpr int LANES = DOUBLES / 2;
         const int64_t count = static_cast<int64_t>(positives.size());
-        DoubleV sums[DIRECT] = {};
+        DoubleV near[DIRECT], sums[DIRECT] = {};
         LongV counts[DIRECT] = {};
-        const DoubleV margin = splat(margin_), one = splat(1.0), zero = {};
-        const bool root = problem_.metric == Metric::euclidean;
-        const DoubleV factor = splat(problem_.metric == Metric::sqeuclidean ? 2.0 : 1.0);
-        for (int64_t j = 0; j < stride_; j += LANES) {
-            const DoubleV distance = load(row + j);
-            LongV hit = {};
+        for (int64_t k = 0; k < count; ++k) near[k] = splat(positives[static_cast<size_t>(k)].first);
+        const DoubleV margin = splat(margin_), zero = {};
+        for (int64_t j = 0; j < stride_; j += DOUBLES) {
+            const DoubleV d0 = load(row + j), d1 = load(row + j + DOUBLE_LANES);
+            LongV hits0 = {}, hits1 = {};
             for (int64_t k = 0; k < count; ++k) {
-                const DoubleV hinge = (splat(positives[static_cast<size_t>(k)].first) - distance) + margin;
-                const LongV positive = hinge > zero;
-                sums[k] += reinterpret_cast<DoubleV>(reinterpret_cast<LongV>(hinge) & positive);
-                counts[k] -= positive;
-                hit += positive;
+                const DoubleV h0 = (near[k] - d0) + margin, h1 = (near[k] - d1) + margin;
+                const LongV above0 = h0 > zero, above1 = h1 > zero;
+                sums[k] += masked(h0, above0) + masked(h1, above1);
+                counts[k] -= above0 + above1;
+                hits0 += above0;
+                hits1 += above1;
             }
-            const DoubleV weight = factor * __builtin_convertvector(hit, DoubleV);
-            const LongV apart = distance > zero;
-            const DoubleV safe = reinterpret_cast<DoubleV>((reinterpret_cast<LongV>(distance) & apart) |
-                                                           (reinterpret_cast<LongV>(one) & ~apart));
-            const DoubleV divided = reinterpret_cast<DoubleV>(reinterpret_cast<LongV>(weight / safe) & apart);
-            store(row + j, root ? divided : weight);
+            store(row + j, weights_of(hits0, d0));
+            store(row + j + DOUBLE_LANES, weights_of(hits1, d1));
         }
         for (int64_t k = 0; k < count; ++k) {
-            for (int lane = 0; lane < LANES; ++lane) {
+            for (int lane = 0; lane < DOUBLE_LANES; ++lane) {
                 active[k] += static_cast<double>(counts[k][lane]);
                 hinges[k] += sums[k][lane];
             }
         }
     }
 
-    // Many: a search among the sorted ones gives each negative its bucket, and running sums what lies in which.
+    static DoubleV masked(DoubleV v, LongV mask) {
+        return reinterpret_cast<DoubleV>(reinterpret_cast<LongV>(v) & mask);
+    }
+
+    // Weights of negatives with -hits active positives each.
+    DoubleV weights_of(LongV hits, DoubleV distance) const {
+        const DoubleV weight = __builtin_convertvector(hits, DoubleV);
+        if (problem_.metric == Metric::cosine) return weight;
+        if (problem_.metric == Metric::sqeuclidean) return weight + weight;
+        const DoubleV one = splat(1.0);
+        const LongV apart = distance > DoubleV{};
+        return masked(weight / (masked(distance, apart) + masked(one, ~apart)), apart);
+    }
+
+    // Many: a search among the sorted ones gives each negative its bucket, and running sums what lies in which. Eight
+    // searches of the same steps go side by side, without a branch.
     void fill_buckets(const Sorted& positives, double* row, double* active, double* hinges) const {
         const int64_t count = static_cast<int64_t>(positives.size());
-        for (int64_t j = 0; j < m_; ++j) {
-            const double distance = row[j];
-            int64_t inactive = 0;
-            for (int64_t left = count; left > 0;) {
-                const int64_t half = (left + 1) / 2;
-                const bool beyond =
-                    !((positives[static_cast<size_t>(inactive + half - 1)].first - distance) + margin_ > 0);
-                inactive += beyond ? half : 0;
-                left = beyond ? left - half : half - 1;
+        std::vector<double> nearness(static_cast<size_t>(count));
+        for (size_t k = 0; k < nearness.size(); ++k) nearness[k] = positives[k].first;
+        const double* sorted = nearness.data();
+        constexpr int ABREAST = 8;
+        for (int64_t j = 0; j < m_; j += ABREAST) {
+            const int lanes_here = static_cast<int>(std::min<int64_t>(ABREAST, m_ - j));
+            double distance[ABREAST];
+            int64_t inactive[ABREAST] = {};
+            for (int lane = 0; lane < ABREAST; ++lane) distance[lane] = row[j + std::min(lane, lanes_here - 1)];
+            int64_t left = count;
+            for (; left > 1; left -= left / 2) {
+                const int64_t half = left / 2;
+                for (int lane = 0; lane < ABREAST; ++lane) {
+                    const bool above = (sorted[inactive[lane] + half - 1] - distance[lane]) + margin_ > 0;
+                    inactive[lane] += half * static_cast<int64_t>(!above);
+                }
             }
-            if (inactive == count) {
-                row[j] = 0;
-                continue;
+            for (int lane = 0; lane < lanes_here; ++lane) {
+                const bool above = (sorted[inactive[lane]] - distance[lane]) + margin_ > 0;
+                const int64_t bucket = inactive[lane] + static_cast<int64_t>(!above);
+                row[j + lane] = bucket == count ? 0 : -slope(distance[lane]) * static_cast<double>(count - bucket);
+                if (bucket == count) continue;
+                active[bucket] += 1;
+                hinges[bucket] += distance[lane];
             }
-            active[inactive] += 1;
-            hinges[inactive] += distance;
-            row[j] = -slope(distance) * static_cast<double>(count - inactive);
         }
         double before = 0, sum = 0;
         for (int64_t k = 0; k < count; ++k) {
             active[k] = before += active[k];
             sum += hinges[k];
-            hinges[k] = before > 0 ? before * (positives[static_cast<size_t>(k)].first + margin_) - sum : 0;
+            hinges[k] = before > 0 ? before * (sorted[k] + margin_) - sum : 0;
         }
     }
 

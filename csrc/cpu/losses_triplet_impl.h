@@ -18,7 +18,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "canonical.h"
+#include "double_tiles.h"
 #include "losses.h"
 #include "memory.h"
 #include "pool.h"
@@ -108,7 +108,7 @@ private:
         parallel_for(terms_.threads, (count + block - 1) / block, [&](int64_t b) {
             for (int64_t i = b * block; i < count && i < (b + 1) * block; ++i) {
                 const T* row = rows + i * dims_;
-                eight_lane_sums<Product, 1>(row, &row, dims_, out + i);
+                lane_sums<false, 1>(row, &row, dims_, out + i);
                 out[i] = std::sqrt(out[i]);
             }
         });
@@ -179,9 +179,9 @@ private:
         double out[COUNT];
         for (int c = 0; c < COUNT; ++c) rows[c] = y_ + slots[c].other * dims_;
         if (terms_.comparison == Comparison::sqeuclidean || terms_.comparison == Comparison::euclidean) {
-            eight_lane_sums<SquaredDifference, COUNT>(x_ + i * dims_, rows, dims_, out);
+            lane_sums<true, COUNT>(x_ + i * dims_, rows, dims_, out);
         } else {
-            eight_lane_sums<Product, COUNT>(x_ + i * dims_, rows, dims_, out);
+            lane_sums<false, COUNT>(x_ + i * dims_, rows, dims_, out);
         }
         for (int c = 0; c < COUNT; ++c) {
             switch (terms_.comparison) {
@@ -229,9 +229,9 @@ private:
         T* into_y = static_cast<T*>(result.into_y);
         const int64_t rows = terms_.own ? n_ : n_ + m_, block = 16;
         parallel_for(terms_.threads, (rows + block - 1) / block, [&](int64_t b) {
-            Buffer<double> sum(padded());
+            Buffer<double> sum(dims_);
             for (int64_t r = b * block; r < std::min(rows, (b + 1) * block); ++r) {
-                std::fill(sum.get(), sum.get() + padded(), 0.0);
+                std::fill(sum.get(), sum.get() + dims_, 0.0);
                 if (r < n_) {
                     const Slot* slots = slots_.get() + first_slot_[r];
                     double turn = 0;
@@ -309,8 +309,6 @@ private:
         return (1 - slot.distance) * x_norm_[i] / y_norms_[slot.other];
     }
 
-    int64_t padded() const { return (dims_ + 7) / 8 * 8; }
-
     // sum += weights (row - others), or turn row - weights others, four others at a time.
     template <class Other, class Weight>
     void gather(const T* row, int64_t count, double turn, Other other, Weight weight, double* sum) const {
@@ -319,11 +317,11 @@ private:
         int64_t e = 0;
         for (; e < count; e += 4) {
             const T* rows[4];
-            Lanes weights[4];
+            double weights[4];
             for (int c = 0; c < 4; ++c) {
                 const bool there = e + c < count;
                 rows[c] = there ? other(e + c) : row;
-                weights[c] = (there ? weight(e + c) : 0.0) - Lanes{};
+                weights[c] = there ? weight(e + c) : 0.0;
             }
             differences ? add<true>(row, rows, weights, sum) : add<false>(row, rows, weights, sum);
         }
@@ -333,16 +331,17 @@ private:
     }
 
     template <bool DIFFERENCES>
-    void add(const T* row, const T* const* others, const Lanes* weights, double* sum) const {
-        for (int64_t k = 0; k < dims_; k += 8) {
-            const int64_t left = dims_ - k;
-            Lanes own = {}, total = lanes(sum + k);
-            if (DIFFERENCES) own = left >= 8 ? lanes(row + k) : lanes(row + k, left);
-            for (int c = 0; c < 4; ++c) {
-                const Lanes other = left >= 8 ? lanes(others[c] + k) : lanes(others[c] + k, left);
-                total += weights[c] * (own - other);
-            }
-            std::memcpy(sum + k, &total, sizeof total);
+    void add(const T* row, const T* const* others, const double* weights, double* sum) const {
+        int64_t k = 0;
+        for (; k + DOUBLE_LANES <= dims_; k += DOUBLE_LANES) {
+            DoubleV own = {}, total = load(sum + k);
+            if (DIFFERENCES) own = widen(row + k);
+            for (int c = 0; c < 4; ++c) total = multiply_add(splat(weights[c]), own - widen(others[c] + k), total);
+            store(sum + k, total);
+        }
+        for (; k < dims_; ++k) {
+            const double own = DIFFERENCES ? static_cast<double>(row[k]) : 0.0;
+            for (int c = 0; c < 4; ++c) sum[k] += weights[c] * (own - static_cast<double>(others[c][k]));
         }
     }
 
