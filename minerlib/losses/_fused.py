@@ -8,10 +8,12 @@ Eager code calls it through an autograd function; while torch compiles, through 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -24,6 +26,13 @@ from minerlib.miners import call_seed
 from minerlib.mining import mine
 
 Parts = tuple[Tensor, Tensor, Tensor]  # loss [], gradient of x (or empty), gradient of y (or empty)
+
+
+def _scaled(rows: Tensor, factor: Tensor) -> Tensor:
+    if rows.device.type != "cpu":
+        return rows * factor
+    with np.errstate(over="ignore", invalid="ignore"):
+        return torch.from_numpy(rows.numpy() * factor.item())  # as below: no threads for so little
 
 
 class _Once(torch.autograd.Function):
@@ -42,7 +51,7 @@ class _Once(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor | None, None]:
         into_x, into_y = ctx.saved_tensors
-        return None, gradient * into_x, gradient * into_y if ctx.with_y else None, None
+        return None, _scaled(into_x, gradient), _scaled(into_y, gradient) if ctx.with_y else None, None
 
 
 @dataclass(frozen=True)
@@ -81,12 +90,18 @@ def _zero(x: Tensor, y: Tensor | None, differentiate: bool) -> Parts:
 
 
 def _finite(*tensors: Tensor | None) -> bool:
-    # A finite sum proves the rows finite; a sum that is not may only have overflowed.
-    return all(
-        bool(torch.isfinite(rows.sum())) or bool(torch.isfinite(rows).all())
-        for rows in tensors
-        if rows is not None
-    )
+    """Whether no value is NaN or infinite: a finite sum proves it, another may only have overflowed."""
+    for rows in tensors:
+        if rows is None:
+            continue
+        if rows.device.type == "cpu":  # NumPy starts no threads for what takes microseconds
+            with np.errstate(over="ignore", invalid="ignore"):
+                total = float(rows.detach().numpy().sum())
+        else:
+            total = float(rows.detach().sum())
+        if not math.isfinite(total) and not bool(torch.isfinite(rows).all()):
+            return False
+    return True
 
 
 def _as_parts(x: Tensor, loss: float, into_x: Any, into_y: Any) -> Parts:
