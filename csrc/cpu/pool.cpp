@@ -3,7 +3,6 @@
 #include <pthread.h>
 
 #include <atomic>
-#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -51,23 +50,9 @@ struct Job {
     }
 };
 
-// Waits until `ready` for as long as waking a sleeping thread would take: the next call of a loop of small calls,
-// or the end of a worker's last piece, is met awake.
-template <class Ready> void wait_awake(const Ready& ready) {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(50);
-    while (!ready() && std::chrono::steady_clock::now() < end) {
-        for (int i = 0; i < 16 && !ready(); ++i) {
-#if MINERLIB_X86
-            _mm_pause();
-#endif
-        }
-    }
-}
-
 class Pool {
 public:
     void run(int helpers, Job& job) {
-        bool wake;
         {
             std::lock_guard<std::mutex> lock(mutex_);
             while (size_ < helpers) {
@@ -75,19 +60,14 @@ public:
                 ++size_;
             }
             job_ = &job;
-            busy_ = helpers;
             wanted_ = helpers;
-            wake = asleep_ > 0;
+            busy_ = helpers;
         }
-        if (wake) wake_.notify_all();
+        wake_.notify_all();
         job.run();
-        {
-            std::lock_guard<std::mutex> lock(mutex_);
-            busy_ -= wanted_;  // helpers that have not woken yet are no longer needed
-            wanted_ = 0;
-        }
-        wait_awake([this] { return busy_ == 0; });
         std::unique_lock<std::mutex> lock(mutex_);
+        busy_ -= wanted_;  // helpers that have not woken yet are no longer needed
+        wanted_ = 0;
         done_.wait(lock, [this] { return busy_ == 0; });
         job_ = nullptr;
     }
@@ -98,26 +78,20 @@ private:
     void work() {
         std::unique_lock<std::mutex> lock(mutex_);
         for (;;) {
-            ++asleep_;
             wake_.wait(lock, [this] { return wanted_ > 0; });
-            --asleep_;
             --wanted_;
             Job* job = job_;
             lock.unlock();
             job->run();
             lock.lock();
             if (--busy_ == 0) done_.notify_one();
-            lock.unlock();
-            wait_awake([this] { return wanted_ > 0; });
-            lock.lock();
         }
     }
 
     std::mutex mutex_;
     std::condition_variable wake_, done_;
     Job* job_ = nullptr;
-    int size_ = 0, asleep_ = 0;
-    std::atomic<int> wanted_{0}, busy_{0};  // changed under the mutex; who waits awake reads them without
+    int size_ = 0, wanted_ = 0, busy_ = 0;
 };
 
 // Never destroyed: its threads sleep until the process ends. A forked child has none of the threads, so it
