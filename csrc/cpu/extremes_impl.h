@@ -220,6 +220,7 @@ private:
         if (nearest == nullptr && farthest == nullptr) return;
         scan_extremes(filter_, piece.half_norm, piece.values + piece.begin, piece.column + piece.begin,
                       alone - piece.begin, nearest, farthest);
+        if (alone == piece.end) return;  // nothing is shared: the anchor need not be a column at all
         if (farthest == nullptr) {
             scan_shared<true, false>(side, part(piece, alone, piece.end), work);
         } else if (nearest == nullptr) {
