@@ -19,7 +19,7 @@ public:
     void resize(int64_t size) {
         if (size <= size_) return;
         release();
-        const size_t bytes = (static_cast<size_t>(size) * sizeof(T) + 63) / 64 * 64;
+        const size_t bytes = (static_cast<size_t>(size) * sizeof(T) + 63) / 64 * 64 + READ_PAST;
         data_ = static_cast<T*>(std::aligned_alloc(64, bytes));
         if (data_ == nullptr) throw std::bad_alloc();
         size_ = size;
@@ -36,6 +36,9 @@ public:
     T& operator[](int64_t i) const { return data_[i]; }
 
 private:
+    // Loops over whole vectors or words of bits read up to 64 floats past the last value and drop what they read.
+    static constexpr size_t READ_PAST = 256;
+
     T* data_ = nullptr;
     int64_t size_ = 0;
 };
