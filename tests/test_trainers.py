@@ -15,7 +15,7 @@ from torch import nn
 import minerlib
 from minerlib import cli
 from minerlib.results import Triplets
-from minerlib.trainers import common, data, jtanet, networks
+from minerlib.trainers import common, data, images, jtanet, networks
 from minerlib.trainers.jtanet_config import PRESETS, JTANetConfig, parse_weights
 from minerlib.trainers.validation import MinerMismatch, MiningRecord, StepMiner, step_seed
 
@@ -40,14 +40,15 @@ DECODER_TABLE = [
 
 
 @pytest.fixture(scope="module")
-def digits() -> data.ImageSet:
+def digits() -> images.ImageSet:
     return data.read_digits()
 
 
 @pytest.fixture(autouse=True)
 def few_digits(monkeypatch, digits) -> None:
     """A tenth of the digits: real images, a run of seconds."""
-    monkeypatch.setitem(data.READERS, "digits", lambda: digits.rows(torch.arange(180)))
+    few = digits.rows(torch.arange(180))
+    monkeypatch.setattr(data, "read_digits", lambda side: few)
 
 
 def tiny(folder: Path, **settings) -> JTANetConfig:
@@ -56,7 +57,7 @@ def tiny(folder: Path, **settings) -> JTANetConfig:
 
 
 def curve(result: jtanet.JTANetResult) -> dict[str, list]:
-    return {name: values for name, values in result.history.items() if name != "mining_ms"}
+    return {name: values for name, values in result.history.items() if not name.endswith("_ms")}
 
 
 def network_of(result: jtanet.JTANetResult) -> dict[str, torch.Tensor]:
@@ -124,30 +125,30 @@ def test_width_narrows_the_inner_layers_alone():
 
 
 def test_images_cover_the_range_of_tanh(digits):
-    images = data.unit_range(digits.images[:50])
-    assert images.shape == (50, 3, 64, 64)
-    assert (images.min(), images.max()) == (-1, 1)
-    assert torch.equal(images[:, 0], images[:, 2])
+    pixels = images.unit_range(digits.images[:50])
+    assert pixels.shape == (50, 3, 64, 64)
+    assert (pixels.min(), pixels.max()) == (-1, 1)
+    assert torch.equal(pixels[:, 0], pixels[:, 2])
 
 
 def test_the_split_is_stratified_disjoint_and_drawn_by_the_seed(digits):
-    split = data.stratified_split(digits, 0.25, seed=1)
+    split = images.stratified_split(digits, 0.25, seed=1)
     for label in range(10):
         members = int((digits.labels == label).sum())
         assert int((split.held_out.labels == label).sum()) == round(0.25 * members)
     assert len(split.train) + len(split.held_out) == len(digits)
     known = {image.numpy().tobytes() for image in split.train.images}
     assert not any(image.numpy().tobytes() in known for image in split.held_out.images)
-    again, other = (data.stratified_split(digits, 0.25, seed=seed) for seed in (1, 2))
+    again, other = (images.stratified_split(digits, 0.25, seed=seed) for seed in (1, 2))
     assert torch.equal(again.held_out.images, split.held_out.images)
     assert not torch.equal(other.held_out.labels, split.held_out.labels)
 
 
 def test_unknown_data_and_bad_shares_are_refused():
     with pytest.raises(ValueError, match="data: expected one of digits"):
-        data.load("imagenet")
+        data.load(JTANetConfig(data="imagenet"))
     with pytest.raises(ValueError, match="held_out"):
-        data.load("digits", held_out=1.0)
+        JTANetConfig(held_out=1.0)
 
 
 # ------------------------------------------------------------------ losses
@@ -346,12 +347,14 @@ def test_precision_is_that_of_held_out_queries_among_training_features(tmp_path)
     config = tiny(tmp_path, epochs=1)
     result = jtanet.train(config)
     assert list(result.precision) == list(range(5, 101, 5))
-    split = data.load("digits", config.held_out, config.seed)
+    split = data.load(config)
     network = networks.JTANet(config.embedding_length, config.width)
     network.load_state_dict(network_of(result))
     with torch.no_grad():
         encoder = network.eval().siamcoder
-        database, queries = (encoder(data.unit_range(part.images)) for part in (split.train, split.held_out))
+        database, queries = (
+            encoder(images.unit_range(part.images)) for part in (split.train, split.held_out)
+        )
     ranking = torch.cdist(queries.double(), database.double()).argsort(dim=1)
     relevant = split.train.labels[ranking] == split.held_out.labels[:, None]
     for k, percent in result.precision.items():
@@ -369,7 +372,17 @@ def test_tables_and_pictures_are_written(tmp_path):
     result = jtanet.train(tiny(tmp_path / "new" / "folder", validate=True))
     with result.files["metrics"].open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert list(rows[0]) == ["epoch", "step", "ae", "siamese", "fr", "total", "triplets", "mining_ms"]
+    assert list(rows[0]) == [
+        "epoch",
+        "step",
+        "ae",
+        "siamese",
+        "fr",
+        "total",
+        "triplets",
+        "mining_ms",
+        "step_ms",
+    ]
     assert [float(row["total"]) for row in rows] == result.history["total"]
     assert [int(row["epoch"]) for row in rows] == [1, 1, 1, 2, 2, 2]
     summary = json.loads(result.files["summary"].read_text())
@@ -381,21 +394,21 @@ def test_tables_and_pictures_are_written(tmp_path):
         assert content.startswith(b"\x89PNG")
         assert len(content) > 10_000
     assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {
-        "checkpoint.pt", "metrics.csv", "summary.json", "precision.png", "losses.png",
+        "checkpoint.pt", "metrics.csv", "summary.json", "precision.png", "losses.png", "report.html",
     }  # fmt: skip
 
 
 def test_a_last_batch_of_one_image_is_left_out(tmp_path):
-    split = data.load("digits", 0.2, 0)
+    split = data.load(JTANetConfig())
     result = jtanet.train(tiny(tmp_path, epochs=1, batch_size=len(split.train) - 1))
     assert len(result.history["step"]) == 1
 
 
 def test_a_batch_without_triplets_trains_on(tmp_path, monkeypatch):
-    one_class = data.ImageSet(
+    one_class = images.ImageSet(
         torch.zeros(40, 3, 64, 64, dtype=torch.uint8), torch.zeros(40).long(), ("only",)
     )
-    monkeypatch.setitem(data.READERS, "digits", lambda: one_class)
+    monkeypatch.setattr(data, "read_digits", lambda side: one_class)
     result = jtanet.train(tiny(tmp_path, epochs=1, batch_size=16, validate=True))
     assert result.history["triplets"] == [0, 0]
     assert np.isfinite(result.history["total"]).all()
@@ -437,7 +450,7 @@ def test_presets_are_settings_and_what_is_given_wins(monkeypatch, tmp_path):
     )
     for given in ([], ["--epochs", "7", "--no-validate"]):
         assert cli.main(["train", "jtanet", "--preset", "demo", "--output", str(tmp_path), *given]) == 2
-    assert seen[0] == JTANetConfig(**PRESETS["demo"], output=tmp_path)
+    assert seen[0] == JTANetConfig(**PRESETS["demo"], output=tmp_path, preset="demo")
     assert seen[0].validate
     assert (seen[1].epochs, seen[1].validate) == (7, False)
 

@@ -3,6 +3,7 @@
 For each label and each pair (i, j), i < j, of its rows: take row i of a torch matrix of squared distances at
 the rows of other labels, turn `d(i, j) - d(i, n) + margin` into a NumPy array, and let a selector pick one.
 This is the form of the widely copied selectors, and their cost: tensor indexing and a few NumPy calls a pair.
+Choices per anchor are written the same way, in a loop over anchors.
 """
 
 from __future__ import annotations
@@ -43,7 +44,45 @@ def semi_hard(
     return int(np.random.choice(eligible)) if len(eligible) > 0 else None  # noqa: NPY002 (as it is written)
 
 
-SELECTORS: dict[str, Selector] = {"hard": hardest, "random-hard": random_hard, "semi-hard": semi_hard}
+def semi_hard_nearest(
+    losses: np.ndarray,  # [negatives]
+    margin: float,
+) -> int | None:
+    """The negative of the largest loss below the margin: the nearest that is farther than the positive."""
+    farther = np.where(losses < margin, losses, -np.inf)
+    place = int(np.argmax(farther))
+    return place if farther[place] > -np.inf else None
+
+
+SELECTORS: dict[str, Selector] = {
+    "hard": hardest,
+    "random-hard": random_hard,
+    "semi-hard": semi_hard,
+    "semi-hard-nearest": semi_hard_nearest,
+}
+
+#: Of the positive and the negative of each choice per anchor: is it the farthest one?
+EXTREMES = {
+    "epen": (False, True),
+    "ephn": (False, False),
+    "hpen": (True, True),
+    "hphn": (True, False),
+    "batch-hard": (True, False),
+    "easy-positive": (False, False),
+}
+
+
+def usual(strategy: str) -> Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor] | None:
+    """The Python loop that is usual for a strategy, if there is one: of embeddings, labels and margin.
+
+    >>> usual("hard")(torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([0, 0, 1]), 0.5).tolist()
+    []
+    """
+    if strategy in SELECTORS:
+        return lambda embeddings, labels, margin: mine(embeddings, labels, SELECTORS[strategy], margin)
+    if strategy in EXTREMES or strategy == "assorted":
+        return lambda embeddings, labels, margin: mine_extremes(embeddings, labels, strategy)
+    return None
 
 
 def squared_distances(
@@ -65,9 +104,9 @@ def mine(
     for label in sorted(set(classes.tolist())):
         of_label = classes == label
         members = np.where(of_label)[0]
-        if len(members) < 2:
-            continue
         others = np.where(~of_label)[0]
+        if len(members) < 2 or len(others) == 0:
+            continue
         pairs = np.array(list(combinations(members, 2)))
         positive_distances = distances[pairs[:, 0], pairs[:, 1]]
         for (anchor, positive), distance in zip(pairs, positive_distances, strict=True):
@@ -75,4 +114,29 @@ def mine(
             place = select(losses.numpy(), margin)
             if place is not None:
                 triplets.append([anchor, positive, others[place]])
+    return torch.LongTensor(np.array(triplets, dtype=np.int64).reshape(-1, 3))
+
+
+def mine_extremes(
+    embeddings: torch.Tensor,  # [N, D]
+    labels: torch.Tensor,  # [N]
+    strategy: str,
+) -> torch.Tensor:  # [T, 3] int64
+    distances = squared_distances(embeddings.detach().cpu())
+    classes = labels.cpu().numpy()
+    triplets = []
+    for anchor in range(len(classes)):
+        of_label = classes == classes[anchor]
+        of_label[anchor] = False
+        members, others = np.where(of_label)[0], np.where(classes != classes[anchor])[0]
+        if len(members) == 0 or len(others) == 0:
+            continue
+        case = strategy
+        if strategy == "assorted":
+            case = str(np.random.choice(["epen", "ephn", "hpen", "hphn"]))  # noqa: NPY002 (as it is written)
+        chosen = [anchor]
+        for rows, farthest in zip((members, others), EXTREMES[case], strict=True):
+            apart = distances[torch.LongTensor([anchor]), torch.LongTensor(rows)].numpy()
+            chosen.append(rows[int(np.argmax(apart) if farthest else np.argmin(apart))])
+        triplets.append(chosen)
     return torch.LongTensor(np.array(triplets, dtype=np.int64).reshape(-1, 3))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from minerlib.files import written_whole
-from minerlib.trainers.data import ImageSet, unit_range
+from minerlib.trainers.images import ImageSet, unit_range
 
 
 def prepare_output(folder: Path) -> Path:
@@ -26,7 +26,9 @@ def prepare_output(folder: Path) -> Path:
 
 
 def usable_device(name: str) -> torch.device:
-    """The device by its torch name, if this machine has it."""
+    """The device by its torch name, if this machine has it; under torchrun `cuda` is this process's GPU."""
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -103,6 +105,7 @@ def extract_features(
     """The encoder's features of a whole set, in evaluation mode; the encoder's own mode is put back."""
     was_training = encoder.training
     encoder.eval()
-    features = [encoder(network_input(batch, device)) for batch in images.images.split(batch_size)]
+    rows = torch.arange(len(images)).split(batch_size)
+    features = [encoder(network_input(images.rows(part).images, device)) for part in rows]
     encoder.train(was_training)
     return torch.cat(features)

@@ -16,39 +16,29 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from minerlib.losses import triplet_margin
 from minerlib.results import Triplets
 from minerlib.retrieval import precision_at
 from minerlib.trainers import common, data, report
-from minerlib.trainers.data import ImageSet, Split
-from minerlib.trainers.jtanet_cli import add_arguments, run
-from minerlib.trainers.jtanet_config import DECISIVE, JTANetConfig
+from minerlib.trainers.images import Split
+from minerlib.trainers.jtanet_config import JTANetConfig
+from minerlib.trainers.loop import Batch, History, Loop, seeded, shuffled
 from minerlib.trainers.networks import JTANet
+from minerlib.trainers.settings import plain
 from minerlib.trainers.validation import MiningRecord, StepMiner
 
-__all__ = [
-    "JTANetConfig",
-    "JTANetResult",
-    "add_arguments",
-    "loss_terms",
-    "retrieval_precision",
-    "run",
-    "train",
-]
+__all__ = ["JTANetConfig", "JTANetResult", "loss_terms", "retrieval_precision", "train"]
 
 METRIC = "sqeuclidean"
+LAST_BATCH = "The last batch of an epoch may be smaller than the others, and its sums with it."
 RETRIEVED = tuple(range(5, 101, 5))
-COLUMNS = ("epoch", "step", "ae", "siamese", "fr", "total", "triplets", "mining_ms")
-_KIND = "minerlib jtanet"
-
-History = dict[str, list[Any]]  # one list of equal length for each of COLUMNS
+LOSS_NAMES = {"ae": "AE loss", "siamese": "SE loss", "fr": "RE loss", "total": "TOTAL loss"}  # as in Fig. 8
 
 
 @dataclass(frozen=True)
@@ -69,12 +59,13 @@ def train(config: JTANetConfig) -> JTANetResult:
     """Train, measure retrieval, and write checkpoint, tables and pictures into `config.output`.
 
     Files: `checkpoint.pt` (after every epoch), `metrics.csv` (one line a step), `summary.json`,
-    `precision.png` (like Fig. 7) and `losses.png` (like Fig. 8). An earlier run in the folder is
-    overwritten, unless `resume` goes on from its checkpoint.
+    `precision.png` (like Fig. 7), `losses.png` (like Fig. 8) and `report.html`, which holds them all. An
+    earlier run in the folder is overwritten, unless `resume` goes on from its checkpoint.
 
-    Raises `ValueError` and `OSError` for settings that cannot be met, and `MinerMismatch` where `validate`
-    finds a triplet that two miners chose differently. Memory: 12 kB an image of the set, beside what the
-    networks take for one batch (about 4 GB at full width and 256 images).
+    Raises `ValueError` and `OSError` for settings that cannot be met, `FileError` for a data set that is not
+    as published, and `MinerMismatch` where `validate` finds a triplet that two miners chose differently.
+    Memory: 12 kB an image of the set, beside what the networks take for one batch (about 4 GB at full width
+    and 256 images).
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -82,32 +73,43 @@ def train(config: JTANetConfig) -> JTANetResult:
     ...     len(train(config).history["step"])
     6
     """
-    device = common.usable_device(config.device)
-    split = data.load(config.data, config.held_out, config.seed)
-    files = _files(config.output)
-    training = _Training(config, device)
-    if config.resume:
-        training.load(common.load_checkpoint(files["checkpoint"], _KIND, _decisive(config)))
-    common.prepare_output(config.output)
-    steps = config.epochs * len(_batches(torch.arange(len(split.train)), config.batch_size))
-    with tqdm(total=steps, initial=training.steps, unit="step", disable=not config.progress) as bar:
-        while training.epochs < config.epochs:
-            training.train_epoch(split.train, bar)
-            common.save_checkpoint(files["checkpoint"], training.state())
-            common.write_csv(files["metrics"], training.history)
+    split = data.load(config)
+    record = MiningRecord()
+    miner = StepMiner(
+        config.strategy,
+        seed=config.seed,
+        backend=config.miner_backend,
+        validate=config.validate,
+        record=record,
+        margin=config.margin,
+        metric=METRIC,
+        pairs="combinations",
+    )
+
+    def step(loop: Loop, batch: Batch) -> dict[str, Tensor]:
+        features, reconstructions = loop.forward(batch.images)
+        units, labels, anchors = loop.gather(functional.normalize(features.float()), batch.labels)
+        triplets = miner(units, labels, batch.step, anchors)
+        return loss_terms(batch.images, reconstructions, features, units, triplets, config)
+
+    network = seeded(lambda: JTANet(config.embedding_length, config.width), config.seed)
+    batches = shuffled(len(split.train), config.batch_size, config.seed)
+    loop = Loop("minerlib jtanet", config, network, split.train, batches, step, record=record)
+    loop.run()
     start = time.perf_counter()
-    precision = retrieval_precision(training.network, split, config.batch_size, device)
+    trained = cast(JTANet, loop.network)
     result = JTANetResult(
         config=config,
         train_images=len(split.train),
         held_out_images=len(split.held_out),
-        history=training.history,
-        precision=precision,
-        mining=training.mining,
-        seconds=training.seconds + time.perf_counter() - start,
-        files=files,
+        history=loop.history,
+        precision=retrieval_precision(trained, split, config.batch_size, loop.device),
+        mining=record,
+        seconds=loop.seconds + time.perf_counter() - start,
+        files=loop.files | {name: config.output / file for name, file in _FILES.items()},
     )
-    _write_report(result)
+    if loop.ranks.main:
+        _write_report(result)
     return result
 
 
@@ -156,138 +158,57 @@ def retrieval_precision(
     return {k: 100 * value for k, value in zip(cutoffs, precision, strict=True)}
 
 
-class _Training:
-    """All that changes while training; a checkpoint holds exactly this."""
-
-    def __init__(self, config: JTANetConfig, device: torch.device) -> None:
-        self.config = config
-        self.device = device
-        with torch.random.fork_rng(devices=[]):  # the caller's own random numbers go on undisturbed
-            torch.manual_seed(config.seed)
-            network = JTANet(config.embedding_length, config.width)
-        self.network: JTANet = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
-        self.order = torch.Generator().manual_seed(config.seed)  # of the images: the only chance in training
-        self.epochs = 0
-        self.seconds = 0.0
-        self.history: History = {name: [] for name in COLUMNS}
-        self.mining = MiningRecord()
-        self.miner = StepMiner(
-            config.strategy,
-            seed=config.seed,
-            backend=config.miner_backend,
-            validate=config.validate,
-            record=self.mining,
-            margin=config.margin,
-            metric=METRIC,
-            pairs="combinations",
-        )
-
-    @property
-    def steps(self) -> int:
-        return len(self.history["step"])
-
-    def train_epoch(self, images: ImageSet, bar: tqdm[Any]) -> None:
-        start = time.perf_counter()
-        self.network.train()
-        for rows in _batches(torch.randperm(len(images), generator=self.order), self.config.batch_size):
-            values = self._train_step(images.rows(rows))
-            for name in COLUMNS:
-                self.history[name].append(values[name])
-            bar.set_postfix(epoch=values["epoch"], loss=f"{values['total']:.1f}", triplets=values["triplets"])
-            bar.update()
-        self.epochs += 1
-        self.seconds += time.perf_counter() - start
-
-    def _train_step(self, batch: ImageSet) -> dict[str, Any]:  # a value for each of COLUMNS
-        images, labels = common.network_input(batch.images, self.device), batch.labels.to(self.device)
-        features, reconstructions = self.network(images)
-        units = functional.normalize(features)
-        self._check_finite(units)
-        mined_before = self.mining.seconds
-        triplets = self.miner(units, labels, self.steps + 1)
-        terms = loss_terms(images, reconstructions, features, units, triplets, self.config)
-        self.optimizer.zero_grad()
-        terms["total"].backward()
-        self.optimizer.step()
-        return {
-            "epoch": self.epochs + 1,
-            "step": self.steps + 1,
-            **{name: term.item() for name, term in terms.items()},
-            "triplets": len(triplets.anchors),
-            "mining_ms": 1e3 * (self.mining.seconds - mined_before),
-        }
-
-    def _check_finite(self, units: Tensor) -> None:
-        if not torch.isfinite(units).all():
-            raise ValueError(
-                f"learning_rate: expected one small enough to train with, got {self.config.learning_rate}; "
-                f"the features are no longer finite at step {self.steps + 1}"
-            )
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "kind": _KIND,
-            "config": _decisive(self.config),
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "order": self.order.get_state(),
-            "epochs": self.epochs,
-            "seconds": self.seconds,
-            "history": self.history,
-            "mining": asdict(self.mining),
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        if state["epochs"] > self.config.epochs:
-            raise ValueError(
-                f"epochs: expected at least the {state['epochs']} already trained, got {self.config.epochs}"
-            )
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.order.set_state(state["order"])
-        self.epochs, self.seconds, self.history = state["epochs"], state["seconds"], state["history"]
-        for name, value in state["mining"].items():
-            setattr(self.mining, name, value)
-
-
-def _batches(order: Tensor, batch_size: int) -> list[Tensor]:
-    """Batches in this order; a last one of a single image is left out, which no BatchNorm could normalise."""
-    return [rows for rows in order.split(batch_size) if len(rows) > 1]
-
-
-def _decisive(config: JTANetConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in DECISIVE}
-
-
-def _files(output: Path) -> dict[str, Path]:
-    names = {
-        "checkpoint": "checkpoint.pt",
-        "metrics": "metrics.csv",
-        "summary": "summary.json",
-        "precision": "precision.png",
-        "losses": "losses.png",
-    }
-    return {key: output / name for key, name in names.items()}
+_FILES = {
+    "summary": "summary.json",
+    "precision": "precision.png",
+    "losses": "losses.png",
+    "report": "report.html",
+}
 
 
 def _write_report(result: JTANetResult) -> None:
-    config = result.config
+    config, files, history = result.config, result.files, result.history
     title = f"JTANet, {config.strategy}, EL {config.embedding_length}, width {config.width:g}, {config.data}"
-    report.plot_precision(result.files["precision"], {config.strategy: result.precision}, title)
-    report.plot_losses(result.files["losses"], result.history["step"], result.history, title)
-    common.write_csv(result.files["metrics"], result.history)
+    report.plot_curves(
+        files["precision"],
+        {config.strategy: result.precision},
+        title,
+        "images retrieved",
+        "mean precision (%)",
+    )
+    losses = {name: history[key] for key, name in LOSS_NAMES.items()}
+    report.plot_losses(files["losses"], history["step"], losses, title, "loss, summed over the batch")
+    common.write_csv(files["metrics"], history)
+    facts = {
+        "train_images": result.train_images,
+        "held_out_images": result.held_out_images,
+        "seconds": result.seconds,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
     common.write_json(
-        result.files["summary"],
+        files["summary"],
         {
-            "config": {**asdict(config), "output": str(config.output)},
-            "train_images": result.train_images,
-            "held_out_images": result.held_out_images,
+            "config": plain(config),
+            **facts,
             "precision_percent": result.precision,
             "mining": asdict(result.mining),
-            "seconds": result.seconds,
-            "last_step": {name: values[-1] for name, values in result.history.items()},
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
+            "last_step": {name: values[-1] for name, values in history.items()},
         },
+    )
+    rows = [(str(k), value) for k, value in result.precision.items()]
+    report.write_html(
+        files["report"],
+        title,
+        f"One run of minerlib train jtanet, preset {config.preset}.",
+        [
+            report.Table(
+                "Mean precision of held-out images (%)", ("images retrieved", config.strategy), rows
+            ),
+            report.Picture("Precision against images retrieved, as in Fig. 7", files["precision"]),
+            report.Picture("Losses, as in Fig. 8", files["losses"], LAST_BATCH),
+            report.mining_table({config.strategy: result.mining}),
+            report.Facts("Settings", plain(config)),
+            report.Facts("This run", facts),
+        ],
     )

@@ -1,88 +1,42 @@
-"""`python -m minerlib train jtanet`: its options, its errors, and what it prints at the end."""
+"""`python -m minerlib train jtanet`: its options, and what it prints at the end."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import sys
-from dataclasses import fields
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from minerlib.trainers import command
+from minerlib.trainers.command import add
 from minerlib.trainers.jtanet_config import PRESETS, REDUCTIONS, STRATEGIES, JTANetConfig, parse_weights
 
 if TYPE_CHECKING:
     from minerlib.trainers.jtanet import JTANetResult
 
-_NEEDED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `train jtanet`. What is not given keeps the preset's value, or else JTANetConfig's."""
-    add = parser.add_argument
+    """The options of `train jtanet`."""
     default = JTANetConfig()
-    add("--preset", choices=tuple(PRESETS), default="paper", help="settings to start from (default: paper)")
-    _add(parser, "--data", str, "NAME", f"data set (default: {default.data})")
-    _add(parser, "--held-out", float, "SHARE", f"share of each class held out (default: {default.held_out})")
-    _add(
-        parser, "--embedding-length", int, "EL", f"length of a feature (default: {default.embedding_length})"
-    )
-    _add(parser, "--width", float, "FACTOR", "factor on the inner layers' channels (default: 1, the paper's)")
-    _add(parser, "--epochs", int, "N", f"epochs in all, resumed ones included (default: {default.epochs})")
-    _add(parser, "--batch-size", int, "N", f"images a step (default: {default.batch_size})")
-    _add(parser, "--learning-rate", float, "LR", f"of Adam (default: {default.learning_rate})")
-    _add(parser, "--strategy", str, "NAME", f"{', '.join(STRATEGIES)} (default: {default.strategy})")
-    _add(parser, "--margin", float, "M", f"between squared distances (default: {default.margin})")
-    _add(parser, "--weights", str, "AE:SM:FR", "of autoencoder, triplets, features (default: 1:1:1)")
-    _add(parser, "--reduction", str, "NAME", f"{', '.join(REDUCTIONS)} (default: {default.reduction})")
-    _add(parser, "--seed", int, "N", f"of split, weights, order and mining (default: {default.seed})")
-    _add(parser, "--device", str, "NAME", f"as torch names it (default: {default.device})")
-    _add(parser, "--output", Path, "DIR", f"folder to write into (default: {default.output})")
-    add(
-        "--backend", dest="miner_backend", metavar="NAME", default=argparse.SUPPRESS,
-        help="backend that chooses the triplets (default: auto)",
-    )  # fmt: skip
-    add(
-        "--validate", action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS,
-        help="run the naive miner beside the fast one on every step and require the same triplets",
-    )  # fmt: skip
-    add("--resume", action="store_true", help="go on from the checkpoint in the output folder")
-    add("--no-progress", dest="progress", action="store_false", help="no progress bar")
+    command.add_common(parser, default, PRESETS, STRATEGIES)
+    add(parser, "--embedding-length", int, "EL", f"length of a feature (default: {default.embedding_length})")
+    add(parser, "--width", float, "FACTOR", "factor on the inner layers' channels (default: 1, the paper's)")
+    add(parser, "--weights", str, "AE:SM:FR", "of autoencoder, triplets, features (default: 1:1:1)")
+    add(parser, "--reduction", str, "NAME", f"{', '.join(REDUCTIONS)} (default: {default.reduction})")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train as the arguments say and print the summary.
-
-    The exit code is 0 when done, 1 when two miners disagreed, 2 for what the user can mend (in one line), and
-    130 when interrupted.
-    """
+    """Train as the arguments say and print the summary; exit codes are those of `command.execute`."""
     try:
-        return _run(_config(args))
+        parsed: dict[str, Any] = {"weights": parse_weights(args.weights)} if "weights" in args else {}
+        config = command.settings(args, JTANetConfig, PRESETS, **parsed)
+        return command.execute("jtanet", config, lambda: _run(config))
     except (ValueError, TypeError, OSError) as error:
-        print(f"minerlib: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return command.fail(error)
 
 
-def _run(config: JTANetConfig) -> int:
-    missing = [name for module, name in _NEEDED.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        raise ValueError(f"train jtanet needs {' and '.join(missing)}: pip install 'minerlib[trainers]'")
+def _run(config: JTANetConfig) -> str:
     from minerlib.trainers import jtanet
-    from minerlib.trainers.validation import MinerMismatch
 
-    try:
-        print(summary(jtanet.train(config)))
-    except MinerMismatch as mismatch:
-        record = mismatch.record
-        compared = f"{record.validated_steps} steps and {record.validated_triplets} triplets compared"
-        print(f"minerlib: the miners disagree: {mismatch}; {compared}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(
-            f"minerlib: interrupted; --resume goes on from the last epoch in {config.output}", file=sys.stderr
-        )
-        return 130
-    return 0
+    return summary(jtanet.train(config))
 
 
 def summary(result: JTANetResult) -> str:
@@ -109,16 +63,6 @@ def summary(result: JTANetResult) -> str:
     lines += [
         f"  pictures        {files['precision']}, {files['losses']}",
         f"  numbers         {files['metrics']}, {files['summary']}",
+        f"  all in one      {files['report']}",
     ]
     return "\n".join(lines)
-
-
-def _add(parser: argparse.ArgumentParser, flag: str, kind: type, metavar: str, text: str) -> None:
-    parser.add_argument(flag, type=kind, metavar=metavar, default=argparse.SUPPRESS, help=text)
-
-
-def _config(args: argparse.Namespace) -> JTANetConfig:
-    given = {field.name: getattr(args, field.name) for field in fields(JTANetConfig) if field.name in args}
-    if "weights" in given:
-        given["weights"] = parse_weights(given["weights"])
-    return JTANetConfig(**{**PRESETS[args.preset], **given})

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 import minerlib
+from minerlib.against import mine_rows
+from minerlib.benchmarks import per_pair_loop
 from minerlib.results import Triplets
 
 NAIVE = "reference"
+SELECTOR_STEPS = 3  # of a run are mined by the per-pair Python selectors too, to be timed
 
 
 @dataclass
@@ -23,11 +26,28 @@ class MiningRecord:
     steps: int = 0
     triplets: int = 0
     seconds: float = 0.0  # of the miner that chose, over all steps
+    step_seconds: float = 0.0  # of whole training steps, without what only validation and comparison take
     validated_steps: int = 0
     validated_triplets: int = 0
     mismatches: int = 0
     fast_seconds: float = 0.0
     naive_seconds: float = 0.0
+    selector_steps: int = 0
+    selector_seconds: float = 0.0  # of the per-pair Python selectors, in those steps
+    aside_seconds: float = 0.0  # of all that no step needs: the second miner, the selectors
+
+    @property
+    def share(self) -> float | None:
+        """Of a training step, the part that mining took; none before a step was timed."""
+        return self.seconds / self.step_seconds if self.step_seconds and self.steps else None
+
+    @property
+    def selector_share(self) -> float | None:
+        """The part that mining would take with the per-pair Python selectors, where they were timed."""
+        if not self.selector_steps or not self.step_seconds:
+            return None
+        mining = self.selector_seconds / self.selector_steps
+        return mining / (mining + (self.step_seconds - self.seconds) / self.steps)
 
 
 class MinerMismatch(RuntimeError):
@@ -42,7 +62,9 @@ class StepMiner:
     """Mines one training step after another; the same step of the same seed gives the same triplets.
 
     `backend` chooses the triplets. With `validate` a second miner mines the same rows: the naive one, or
-    the fast one where the naive one chooses. `options` go to `minerlib.mine` as they are.
+    the fast one where the naive one chooses. On the first few steps the Python selectors that are usual for
+    the strategy mine the rows as well, if there are any, to be timed. `options` go to `minerlib.mine` as they
+    are.
     """
 
     def __init__(
@@ -61,6 +83,7 @@ class StepMiner:
         self.other = ("auto" if backend == NAIVE else NAIVE) if validate else None
         self.record = record
         self.options = options
+        self.selectors = per_pair_loop.usual(strategy)
         self._warm_up()
 
     def __call__(
@@ -68,28 +91,44 @@ class StepMiner:
         embeddings: Tensor,  # [B, D]
         labels: Tensor,  # [B]
         step: int,
+        anchors: range | None = None,
     ) -> Triplets:
+        """The triplets of these rows, or those whose anchors lie in a range of them: this rank's own."""
         rows = embeddings.detach()
-        chosen, seconds = self._mine(rows, labels, step, self.backend)
+        chosen, seconds = self._mine(rows, labels, step, self.backend, anchors)
+        start = time.perf_counter()
         self.record.steps += 1
         self.record.triplets += len(chosen.anchors)
         self.record.seconds += seconds
         if self.other is not None:
-            expected, other_seconds = self._mine(rows, labels, step, self.other)
+            expected, other_seconds = self._mine(rows, labels, step, self.other, anchors)
             naive_chose = self.backend == NAIVE
             self.record.fast_seconds += other_seconds if naive_chose else seconds
             self.record.naive_seconds += seconds if naive_chose else other_seconds
             self._compare(chosen, expected, step)
+        self._time_selectors(rows, labels)
+        self.record.aside_seconds += time.perf_counter() - start
         return chosen
 
-    def _mine(self, rows: Tensor, labels: Tensor, step: int, backend: str) -> tuple[Triplets, float]:
-        start = time.perf_counter()
-        seed = step_seed(self.seed, step)
-        triplets = minerlib.mine(rows, labels, self.strategy, seed=seed, backend=backend, **self.options)
-        if rows.is_cuda:
-            torch.cuda.synchronize(rows.device)
+    def _mine(
+        self, rows: Tensor, labels: Tensor, step: int, backend: str, anchors: range | None
+    ) -> tuple[Triplets, float]:
+        start = _now(rows)
+        options = {"seed": step_seed(self.seed, step), "backend": backend, **self.options}
+        if anchors is None or len(anchors) == len(rows):
+            triplets = minerlib.mine(rows, labels, self.strategy, **options)
+        else:
+            triplets = mine_rows(rows, labels, self.strategy, anchors.start, anchors.stop, **options)
         assert isinstance(triplets, Triplets)
-        return triplets, time.perf_counter() - start
+        return triplets, _now(rows) - start
+
+    def _time_selectors(self, rows: Tensor, labels: Tensor) -> None:
+        if self.selectors is None or self.record.selector_steps >= SELECTOR_STEPS:
+            return
+        start = time.perf_counter()
+        self.selectors(rows.float(), labels, self.options.get("margin", 0.2))
+        self.record.selector_seconds += time.perf_counter() - start
+        self.record.selector_steps += 1
 
     def _compare(self, chosen: Triplets, expected: Triplets, step: int) -> None:
         self.record.validated_steps += 1
@@ -113,6 +152,13 @@ class StepMiner:
         for backend in (self.backend, self.other):
             if backend is not None:
                 minerlib.mine(rows, labels, self.strategy, backend=backend, **self.options)
+
+
+def _now(rows: Tensor) -> float:
+    """The time, when all work given to the rows' device is done."""
+    if rows.is_cuda:
+        torch.cuda.synchronize(rows.device)
+    return time.perf_counter()
 
 
 def step_seed(seed: int, step: int) -> int:
