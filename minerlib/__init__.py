@@ -50,6 +50,6 @@ def __getattr__(name: str) -> Any:
     """What needs torch is imported when it is asked for."""
     if name == "CrossBatchMemory":
         return importlib.import_module("minerlib.memory").CrossBatchMemory
-    if name in ("distributed", "losses", "memory", "samplers"):
+    if name in ("distributed", "losses", "memory", "offline", "samplers"):
         return importlib.import_module(f"minerlib.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -43,7 +43,7 @@ def pack_bits(
     >>> minerlib.pack_bits(np.array([[1.0, -1.0, 0.5, 0.0, -2.0, 0.0, 0.0, 0.0, 3.0]])).tolist()
     [[5, 1]]
     """
-    source, sample, origin = _sliceable("x", x)
+    source, sample, origin = inputs.sliceable("x", x)
     if sample.ndim != 2:
         raise ValueError(f"x: expected shape [rows, bits], got {sample.ndim} axes {list(sample.shape)}")
     if sample.dtype.itemsize > 8:
@@ -58,19 +58,6 @@ def pack_bits(
         inputs.finite_rows("x", block, first)
         codes[first : first + step] = np.packbits(block > 0, axis=1, bitorder="little")
     return origin.wrap(codes)
-
-
-def _sliceable(name: str, value: Any) -> tuple[Any, np.ndarray, Origin]:
-    """The value if its rows can be converted a few at a time, else all of it converted; a sample of it."""
-    torch = sys.modules.get("torch")
-    if isinstance(value, np.ndarray) and value.ndim == 2:
-        return value, *to_numpy(name, value[:0])
-    if torch is not None and isinstance(value, torch.Tensor) and value.layout == torch.strided:
-        plain = not (value.is_quantized or value.is_nested or value.device.type == "meta")
-        if plain and value.ndim == 2:
-            return value, *to_numpy(name, value[:0])
-    array, origin = to_numpy(name, value)
-    return array, array, origin
 
 
 def unpack_bits(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -108,12 +109,12 @@ def mining_problem(
     both_or_neither(reference, reference_labels)
     same_device(embeddings=embeddings, labels=labels, reference=reference, reference_labels=reference_labels)
     x, origin = _rows("embeddings", embeddings)
-    x_labels = _labels("labels", labels, "embeddings", len(x))
+    x_labels = labels_of("labels", labels, "embeddings", len(x))
     if reference is None:
         return Problem(x, x, _group(x_labels, None), True, metric, origin)
     y, _ = _rows("reference", reference)
     same_width("embeddings", x, "reference", y)
-    y_labels = _labels("reference_labels", reference_labels, "reference", len(y))
+    y_labels = labels_of("reference_labels", reference_labels, "reference", len(y))
     same_form(x_labels, y_labels)
     x, y = common_type(x, y)
     return Problem(x, y, _group(x_labels, y_labels), False, metric, origin)
@@ -143,9 +144,9 @@ def relevance(
     names: tuple[str, str, str, str] = ("query_labels", "database_labels", "query_codes", "database_codes"),
 ) -> Relevance:
     """Check the labels of a ranking's two sides, of which there are `queries` and `database` rows."""
-    x = _labels(names[0], query_labels, names[2], queries)
+    x = labels_of(names[0], query_labels, names[2], queries)
     own = database_labels is None
-    y = x if own else _labels(names[1], database_labels, names[3], database)
+    y = x if own else labels_of(names[1], database_labels, names[3], database)
     if x.ndim != y.ndim or x.shape[1:] != y.shape[1:]:
         raise ValueError(f"{names[1]}: expected the form of {names[0]} {list(x.shape)}, got {list(y.shape)}")
     labels = _group(x, None if own else y)
@@ -277,6 +278,19 @@ def _rows(name: str, value: Any) -> tuple[np.ndarray, Origin]:
     return _checked(name, array), origin
 
 
+def sliceable(name: str, value: Any) -> tuple[Any, np.ndarray, Origin]:
+    """The value if its rows can be converted a few at a time, else all of it converted; a sample of it."""
+    torch = sys.modules.get("torch")
+    if isinstance(value, np.ndarray) and value.ndim == 2:
+        return value, *to_numpy(name, value[:0])
+    if torch is not None and isinstance(value, torch.Tensor) and value.layout == torch.strided:
+        plain = not (value.is_quantized or value.is_nested or value.device.type == "meta")
+        if plain and value.ndim == 2:
+            return value, *to_numpy(name, value[:0])
+    array, origin = to_numpy(name, value)
+    return array, array, origin
+
+
 def batched_rows(name: str, value: Any) -> tuple[np.ndarray, Origin]:
     """[N, D] or [B, N, D] rows, for `pairwise_distance`."""
     array, origin = to_numpy(name, value)
@@ -295,14 +309,18 @@ def _checked(name: str, array: np.ndarray, batch: int | None = None) -> np.ndarr
     if array.shape[1] == 0:
         raise ValueError(f"{name}: expected at least one dimension, got shape {list(array.shape)}")
     array = np.ascontiguousarray(array, dtype=array.dtype.type)  # kernels ask for NumPy's own dtype objects
-    _check_values(name, array, batch)
+    check_values(name, array, 0, batch)
     return array
 
 
-def _check_values(name: str, array: np.ndarray, batch: int | None) -> None:
-    """Every row is finite and small enough to be squared. batch: the rows of one batch, if batched."""
+def check_values(name: str, array: np.ndarray, start: int, batch: int | None = None) -> None:
+    """Every row is finite and small enough to be squared.
+
+    start: what the first row is called. batch: the rows of one batch, if batched.
+    """
 
     def place(row: int) -> str:
+        row += start
         return f"row {row}" if batch is None else f"batch {row // batch}, row {row % batch}"
 
     for first, block in _blocks(array):
@@ -357,7 +375,7 @@ def common_type(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 # ------------------------------------------------------------------ labels
 
 
-def _labels(name: str, value: Any, rows_name: str, rows: int) -> np.ndarray:
+def labels_of(name: str, value: Any, rows_name: str, rows: int) -> np.ndarray:
     array, _ = to_numpy(name, value)
     if array.ndim not in (1, 2):
         raise ValueError(f"{name}: expected shape [rows] or [rows, labels], got {list(array.shape)}")
@@ -372,8 +390,8 @@ def _labels(name: str, value: Any, rows_name: str, rows: int) -> np.ndarray:
 
 def _group(x_labels: np.ndarray, y_labels: np.ndarray | None) -> Labels:
     if x_labels.ndim == 2:
-        x_bits = _label_bits(x_labels)
-        return MultiLabels(x_bits, x_bits if y_labels is None else _label_bits(y_labels))
+        x_bits = label_bits(x_labels)
+        return MultiLabels(x_bits, x_bits if y_labels is None else label_bits(y_labels))
     if y_labels is None:
         classes, starts, members = _sorted_classes(x_labels)
         anchor_class = np.empty(len(x_labels), dtype=np.int64)
@@ -404,7 +422,7 @@ def _comparable(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x.astype(object), y.astype(object)
 
 
-def _label_bits(labels: np.ndarray) -> np.ndarray:  # [N, C] bool -> [N, W] uint64
+def label_bits(labels: np.ndarray) -> np.ndarray:  # [N, C] bool -> [N, W] uint64
     words = max(1, -(-labels.shape[1] // 64))
     packed = np.zeros((len(labels), words * 8), dtype=np.uint8)
     as_bytes = np.packbits(labels, axis=1, bitorder="little")
