@@ -61,9 +61,9 @@ def add_common(
     plain("--no-progress", dest="progress", action="store_false", help="no progress bar")
 
 
-def add(parser: argparse.ArgumentParser, flag: str, kind: type, metavar: str, text: str) -> None:
+def add(parser: argparse.ArgumentParser, flag: str, kind: type, metavar: str, text: str, **more: Any) -> None:
     """An option that is absent from the namespace unless given, so that presets know what was given."""
-    parser.add_argument(flag, type=kind, metavar=metavar, default=argparse.SUPPRESS, help=text)
+    parser.add_argument(flag, type=kind, metavar=metavar, default=argparse.SUPPRESS, help=text, **more)
 
 
 def settings(args: argparse.Namespace, config: type[Config], presets: Presets, **parsed: Any) -> Config:

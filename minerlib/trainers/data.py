@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ class Source:
     published: str = ""  # where
 
 
+@lru_cache(maxsize=2)
 def read_digits(side: int = DIGITS_SIDE) -> ImageSet:
     """The 1,797 scanned handwritten digits of scikit-learn, 8x8 greys scaled to 3 x side x side."""
     from sklearn.datasets import load_digits

@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -55,12 +55,13 @@ class JTANetResult:
     files: dict[str, Path]
 
 
-def train(config: JTANetConfig) -> JTANetResult:
+def train(config: JTANetConfig, *, pictures: bool = True) -> JTANetResult:
     """Train, measure retrieval, and write checkpoint, tables and pictures into `config.output`.
 
     Files: `checkpoint.pt` (after every epoch), `metrics.csv` (one line a step), `summary.json`,
     `precision.png` (like Fig. 7), `losses.png` (like Fig. 8) and `report.html`, which holds them all. An
-    earlier run in the folder is overwritten, unless `resume` goes on from its checkpoint.
+    earlier run in the folder is overwritten, unless `resume` goes on from its checkpoint. Without `pictures`
+    it leaves the first three, as the runs of a sweep do.
 
     Raises `ValueError` and `OSError` for settings that cannot be met, `FileError` for a data set that is not
     as published, and `MinerMismatch` where `validate` finds a triplet that two miners chose differently.
@@ -109,7 +110,9 @@ def train(config: JTANetConfig) -> JTANetResult:
         files=loop.files | {name: config.output / file for name, file in _FILES.items()},
     )
     if loop.ranks.main:
-        _write_report(result)
+        _write_summary(result)
+        if pictures:
+            _write_report(result)
     return result
 
 
@@ -147,6 +150,11 @@ def retrieval_precision(
     database = common.extract_features(network.siamcoder, split.train, batch_size, device)
     queries = common.extract_features(network.siamcoder, split.held_out, batch_size, device)
     cutoffs = [k for k in RETRIEVED if k <= len(database)]
+    if not cutoffs or not len(queries):
+        raise ValueError(
+            f"held_out: expected a split with {RETRIEVED[0]} images to retrieve from and one to query with, "
+            f"got {len(database)} and {len(queries)}"
+        )
     precision = precision_at(
         queries,
         split.held_out.labels.to(device),
@@ -166,6 +174,29 @@ _FILES = {
 }
 
 
+def _facts(result: JTANetResult) -> dict[str, Any]:
+    return {
+        "train_images": result.train_images,
+        "held_out_images": result.held_out_images,
+        "seconds": result.seconds,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _write_summary(result: JTANetResult) -> None:
+    common.write_json(
+        result.files["summary"],
+        {
+            "config": plain(result.config),
+            **_facts(result),
+            "precision_percent": result.precision,
+            "mining": asdict(result.mining),
+            "last_step": {name: values[-1] for name, values in result.history.items()},
+        },
+    )
+
+
 def _write_report(result: JTANetResult) -> None:
     config, files, history = result.config, result.files, result.history
     title = f"JTANet, {config.strategy}, EL {config.embedding_length}, width {config.width:g}, {config.data}"
@@ -178,24 +209,6 @@ def _write_report(result: JTANetResult) -> None:
     )
     losses = {name: history[key] for key, name in LOSS_NAMES.items()}
     report.plot_losses(files["losses"], history["step"], losses, title, "loss, summed over the batch")
-    common.write_csv(files["metrics"], history)
-    facts = {
-        "train_images": result.train_images,
-        "held_out_images": result.held_out_images,
-        "seconds": result.seconds,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-    }
-    common.write_json(
-        files["summary"],
-        {
-            "config": plain(config),
-            **facts,
-            "precision_percent": result.precision,
-            "mining": asdict(result.mining),
-            "last_step": {name: values[-1] for name, values in history.items()},
-        },
-    )
     rows = [(str(k), value) for k, value in result.precision.items()]
     report.write_html(
         files["report"],
@@ -209,6 +222,6 @@ def _write_report(result: JTANetResult) -> None:
             report.Picture("Losses, as in Fig. 8", files["losses"], LAST_BATCH),
             report.mining_table({config.strategy: result.mining}),
             report.Facts("Settings", plain(config)),
-            report.Facts("This run", facts),
+            report.Facts("This run", _facts(result)),
         ],
     )

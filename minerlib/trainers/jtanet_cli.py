@@ -9,6 +9,12 @@ from minerlib.trainers import command
 from minerlib.trainers.command import add
 from minerlib.trainers.jtanet_config import PRESETS, REDUCTIONS, STRATEGIES, JTANetConfig, parse_weights
 
+#: What each sweep varies, so that it cannot be given beside it.
+VARIED = {
+    "embedding-length": ("strategy", "embedding_length"),
+    "loss-weights": ("strategy", "embedding_length", "weights", "lengths"),
+}
+
 if TYPE_CHECKING:
     from minerlib.trainers.jtanet import JTANetResult
 
@@ -21,6 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(parser, "--width", float, "FACTOR", "factor on the inner layers' channels (default: 1, the paper's)")
     add(parser, "--weights", str, "AE:SM:FR", "of autoencoder, triplets, features (default: 1:1:1)")
     add(parser, "--reduction", str, "NAME", f"{', '.join(REDUCTIONS)} (default: {default.reduction})")
+    parser.add_argument(
+        "--sweep", choices=tuple(VARIED), metavar="NAME",
+        help="a table of the paper: embedding-length (Table 2, Figs. 7 and 8) or loss-weights (Table 3)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="of a sweep: seeds a cell (default: 1)"
+    )
+    add(parser, "--lengths", int, "EL", "of a sweep: embedding lengths (default: the paper's ten)", nargs="+")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -28,15 +42,32 @@ def run(args: argparse.Namespace) -> int:
     try:
         parsed: dict[str, Any] = {"weights": parse_weights(args.weights)} if "weights" in args else {}
         config = command.settings(args, JTANetConfig, PRESETS, **parsed)
-        return command.execute("jtanet", config, lambda: _run(config))
+        _check_sweep(args)
+        return command.execute("jtanet", config, lambda: _run(config, args))
     except (ValueError, TypeError, OSError) as error:
         return command.fail(error)
 
 
-def _run(config: JTANetConfig) -> str:
-    from minerlib.trainers import jtanet
+def _check_sweep(args: argparse.Namespace) -> None:
+    if args.sweep is None:
+        for option in ("seeds", "lengths"):
+            if getattr(args, option, 1) != 1:
+                raise ValueError(f"{option}: expected --sweep beside it, which says what is repeated")
+        return
+    for option in VARIED[args.sweep]:
+        if option in args:
+            shown = option.replace("_", "-")
+            raise ValueError(f"{shown}: expected none, as --sweep {args.sweep} runs through its own")
 
-    return summary(jtanet.train(config))
+
+def _run(config: JTANetConfig, args: argparse.Namespace) -> str:
+    from minerlib.trainers import jtanet, jtanet_sweeps, report
+
+    if args.sweep is None:
+        return summary(jtanet.train(config))
+    options = {name: getattr(args, name) for name in ("seeds", "lengths") if name in args}
+    found = jtanet_sweeps.SWEEPS[args.sweep](config, **options)
+    return "\n\n".join([*map(report.text_table, found.tables), f"all in one: {found.files['report']}"])
 
 
 def summary(result: JTANetResult) -> str:

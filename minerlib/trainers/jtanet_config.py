@@ -54,7 +54,11 @@ PRESETS: Presets = {
         "epochs": 6,
         "validate": True,
     },  # minutes on two cores; full width takes four times that
-    "quick": {"width": 1 / 8, "epochs": 5},  # a run of seconds, for whole sweeps on two cores
+    "quick": {
+        "width": 1 / 16,
+        "epochs": 5,
+        "batch_size": 128,
+    },  # a run of seconds, for whole sweeps on two cores
 }
 
 

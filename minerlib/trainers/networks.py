@@ -46,7 +46,7 @@ class Siamcoder(nn.Module):
             nn.Sequential(
                 nn.Conv2d(before, after, 3, padding=1, bias=False),
                 nn.BatchNorm2d(after),
-                nn.LeakyReLU(LEAK),
+                nn.LeakyReLU(LEAK, inplace=True),
                 nn.MaxPool2d(2),
             )
             for before, after in zip(inputs, channels, strict=True)
@@ -54,7 +54,7 @@ class Siamcoder(nn.Module):
         last = nn.Sequential(
             nn.Conv2d(channels[-1], embedding_length, 3, padding=1, bias=False),
             nn.BatchNorm2d(embedding_length),
-            nn.LeakyReLU(LEAK),
+            nn.LeakyReLU(LEAK, inplace=True),
         )
         self.layers = nn.Sequential(*pooled, last)
 
@@ -81,7 +81,7 @@ class Decoder(nn.Module):
             nn.Sequential(
                 nn.ConvTranspose2d(before, after, 3, padding=1, bias=False),
                 nn.BatchNorm2d(after),
-                nn.LeakyReLU(LEAK),
+                nn.LeakyReLU(LEAK, inplace=True),
                 nn.Upsample(scale_factor=2, mode="bilinear"),
             )
             for before, after in zip(inputs, channels, strict=True)

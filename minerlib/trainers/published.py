@@ -335,17 +335,11 @@ class _ArraysOnly(pickle.Unpickler):
             ("numpy", "ndarray"): np.ndarray,
             ("numpy", "dtype"): np.dtype,
         }
-        if module == "_codecs" and name == "encode":  # bytes, as newer writers of protocol 2 put them
-            return _encode
         allowed = module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
         found = arrays.get((module.rpartition(".")[2], name)) if allowed else None
         if found is None:
             raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no array")
         return found
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    return text.encode(encoding)
 
 
 def _unpickled(path: Path, published: str) -> Any:

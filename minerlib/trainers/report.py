@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from minerlib.files import written_whole
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from minerlib.trainers.validation import MiningRecord
@@ -142,7 +143,7 @@ def mining_table(records: Mapping[str, MiningRecord]) -> Table:
         ))  # fmt: skip
     note = (
         "Means of a step, without what only validation takes. The Python loop is the usual public form\n"
-        "of these selectors, timed on the first steps of the same run; its share is of a step that mined so."
+        "of these selectors, timed on the first step of each run; its share is of a step that mined so."
     )
     return Table("Share of a training step spent mining", columns, rows, note)
 
@@ -231,16 +232,26 @@ def plot_losses(
     title: str,
     ylabel: str = "loss",
 ) -> None:
-    """Losses against the iteration; `total` is drawn thicker, and zero stays visible."""
-    from matplotlib.ticker import MaxNLocator
-
+    """Losses against the iteration."""
     drawn = figure()
     axes = drawn.add_subplot()
+    draw_losses(axes, steps, losses)
+    axes.set(title=title, ylabel=ylabel)
+    axes.legend()
+    save(drawn, path)
+
+
+def draw_losses(
+    axes: Axes,
+    steps: Sequence[int],
+    losses: Mapping[str, Sequence[float]],  # by name
+) -> None:
+    """A curve a loss; `total` is drawn thicker, and zero stays visible."""
+    from matplotlib.ticker import MaxNLocator
+
     for name, values in losses.items():
         axes.plot(steps, values, linewidth=2 if "total" in name.lower() else 1, label=name)
     axes.set_yscale("symlog", linthresh=1)
-    axes.set(title=title, xlabel="iteration", ylabel=ylabel)
+    axes.set_xlabel("iteration")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    axes.legend()
-    save(drawn, path)

@@ -16,7 +16,7 @@ from minerlib.benchmarks import per_pair_loop
 from minerlib.results import Triplets
 
 NAIVE = "reference"
-SELECTOR_STEPS = 3  # of a run are mined by the per-pair Python selectors too, to be timed
+SELECTOR_STEPS = 1  # of a run is mined by the usual Python loop too, to be timed
 
 
 @dataclass
@@ -62,8 +62,8 @@ class StepMiner:
     """Mines one training step after another; the same step of the same seed gives the same triplets.
 
     `backend` chooses the triplets. With `validate` a second miner mines the same rows: the naive one, or
-    the fast one where the naive one chooses. On the first few steps the Python selectors that are usual for
-    the strategy mine the rows as well, if there are any, to be timed. `options` go to `minerlib.mine` as they
+    the fast one where the naive one chooses. On the first step the Python loop that is usual for the
+    strategy mines the rows as well, if there is one, to be timed. `options` go to `minerlib.mine` as they
     are.
     """
 
