@@ -222,7 +222,7 @@ def cifar(tmp_path) -> Path:
 class Python2Pickler(pickle._Pickler):
     """Writes bytes as Python 2 wrote its text."""
 
-    dispatch = pickle._Pickler.dispatch.copy()  # noqa: RUF012 (as its parent has it)
+    dispatch = pickle._Pickler.dispatch.copy()
 
     def save_text(self, text):
         short = len(text) < 256

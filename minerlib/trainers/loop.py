@@ -147,6 +147,7 @@ class Loop:
                 shown = {"loss": f"{values['total']:.4g}", "triplets": values["triplets"]}
                 bar.set_postfix(epoch=epoch, **shown)
                 bar.update()
+        self.ranks.take_over(self.network.buffers())  # BatchNorm's, which every rank counts for itself
         self.epoch = epoch
         self.seconds += time.perf_counter() - start
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +41,12 @@ class Ranks:
         total = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
         dist.all_reduce(total)
         return dict(zip(values, total.tolist(), strict=True))
+
+    def take_over(self, tensors: Iterable[Tensor]) -> None:
+        """The first rank's values, in place, on every rank."""
+        if self.world > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
 
     def agree(self, value: Any) -> Any:
         """The first rank's value, on every rank."""

@@ -64,6 +64,7 @@ def _run_case(
     except skip as reason:
         return {"skipped": str(reason)}
     if ranks.current().main:
+        common.prepare_output(case.output)
         common.write_json(path, {"settings": settings, "outcome": found})
     as_read: Outcome = json.loads(json.dumps(found))  # what the next sweep will find
     return as_read
