@@ -46,7 +46,7 @@ gpu: ## on a machine with a GPU: build in place, test and measure the GPU kernel
 build: $(BUILT) ## set up .venv and compile the native kernels
 
 clean: ## remove what was built (the environment and runs/ stay)
-	rm -rf build dist minerlib.egg-info minerlib/_native*.so $(BUILT) .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis
+	rm -rf build dist minerlib.egg-info minerlib/_native*.so minerlib/_cuda.so $(BUILT) .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

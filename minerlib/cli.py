@@ -223,7 +223,7 @@ def _info(arguments: argparse.Namespace) -> int:
     print(f"minerlib {minerlib.__version__} in {Path(minerlib.__file__).parent}")
     facts = {"python": f"{platform.python_version()}, {platform.platform()}"}
     facts |= {package: _version(package) for package in ("numpy", "torch", "numba", "triton")}
-    facts |= {"threads": str(minerlib.get_num_threads())} | _native_facts()
+    facts |= {"threads": str(minerlib.get_num_threads())} | _native_facts() | _cuda_facts()
     for name, fact in facts.items():
         print(f"  {name:<12} {fact}")
     print("backends, in order of preference:")
@@ -241,13 +241,25 @@ def _native_facts() -> dict[str, str]:
     if not info["built"]:
         return {"extension": info["reason"]}
     library = Path(importlib.import_module("minerlib._native").__file__ or "")
-    built = time.strftime("%Y-%m-%d %H:%M", time.localtime(library.stat().st_mtime))
     sets = ", ".join(info["instruction_sets"])
     return {
-        "extension": f"{library.name}, built {built}",
+        "extension": f"{library.name}, built {_when(library)}",
         "compiler": info["compiler"],
         "instructions": f"{info['instruction_set']} is used, of {sets}",
     }
+
+
+def _cuda_facts() -> dict[str, str]:
+    from minerlib.backends import cuda
+
+    info = cuda.info()
+    if not info["built"]:
+        return {"cuda": info["reason"]}
+    return {"cuda": f"{info['path'].name}, built {_when(info['path'])} by {info['build']}"}
+
+
+def _when(path: Path) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
 
 
 def _version(package: str) -> str:

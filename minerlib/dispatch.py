@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from minerlib import inputs
-from minerlib.backends.triton import UNPROVEN
+from minerlib.backends import cuda, triton
 
 
 class BackendUnavailable(RuntimeError):
@@ -26,6 +26,7 @@ class Backend:
     module: str
     description: str
     named_only: str = ""  # why "auto" never takes it, and nobody but who names it
+    codes_only: bool = False  # has the families of packed codes and no others
 
     def load(self) -> ModuleType:
         return importlib.import_module(self.module)
@@ -35,9 +36,15 @@ class Backend:
         reasons: tuple[str, ...] = self.load().reasons_unusable()
         return reasons
 
-    def reasons_for_auto(self) -> tuple[str, ...]:
+    def reasons_against(self, rows: bool) -> tuple[str, ...]:
+        """Why it cannot serve a request here; rows: for embeddings, not for packed codes."""
+        if rows and self.codes_only:
+            return ("it has kernels for packed codes alone (hamming_search and its kin)",)
+        return self.reasons_unusable()
+
+    def reasons_for_auto(self, rows: bool = False) -> tuple[str, ...]:
         """Why "auto" does not take it."""
-        return (*self.reasons_unusable(), *((self.named_only,) if self.named_only else ()))
+        return (*self.reasons_against(rows), *((self.named_only,) if self.named_only else ()))
 
 
 #: In order of preference.
@@ -46,7 +53,17 @@ BACKENDS = (
     Backend("numba", "minerlib.backends.numba", "compiled on first use, for machines without a C++ compiler"),
     Backend("reference", "minerlib.backends.reference", "the specification as plain NumPy: the judge, slow"),
     Backend(
-        "triton", "minerlib.backends.triton", "Triton kernels on the GPU that holds the tensors", UNPROVEN
+        "cuda",
+        "minerlib.backends.cuda",
+        "CUDA kernels for packed codes, compiled ahead of time",
+        cuda.UNPROVEN,
+        codes_only=True,
+    ),
+    Backend(
+        "triton",
+        "minerlib.backends.triton",
+        "Triton kernels on the GPU that holds the tensors",
+        triton.UNPROVEN,
     ),
 )
 NAMES = ("auto", *(backend.name for backend in BACKENDS))
@@ -57,12 +74,15 @@ def on_device(name: str) -> bool:
     return name == "triton" and not BACKENDS[-1].reasons_unusable()
 
 
-def choose(name: str) -> ModuleType:
-    """The adapter of the named backend, or of the first usable one for "auto"."""
+def choose(name: str, rows: bool = False) -> ModuleType:
+    """The adapter of the named backend, or of the first usable one for "auto".
+
+    rows: for the families that take embeddings; else for those that take packed codes.
+    """
     inputs.one_of("backend", name, NAMES)
     if name != "auto":
         backend = next(backend for backend in BACKENDS if backend.name == name)
-        reasons = backend.reasons_unusable()
+        reasons = backend.reasons_against(rows)
         if reasons:
             raise BackendUnavailable(f"backend {name!r} cannot be used: " + "; ".join(reasons))
         return backend.load()
@@ -152,7 +172,9 @@ def explain(operation: str, *arguments: Any, **options: Any) -> Explanation:
         except TypeError as error:
             raise TypeError(f"explain: {operation} {error}") from None
         checks[operation](*arguments, **options)
+    rows = not operation.startswith("hamming")
     reasons = {
-        row.name: row.reasons_unusable() if row.name == named else row.reasons_for_auto() for row in BACKENDS
+        row.name: row.reasons_against(rows) if row.name == named else row.reasons_for_auto(rows)
+        for row in BACKENDS
     }
     return Explanation(operation, reasons)

@@ -80,7 +80,7 @@ def mine(
         return device_mining.run(STRATEGIES[strategy], found, request, compact)
     request = _request(strategy, margin, reference, pairs, fallback, seed, exact, compact)
     problem = inputs.mining_problem(*arguments)
-    slots = STRATEGIES[strategy].run(dispatch.choose(backend), problem, request)
+    slots = STRATEGIES[strategy].run(dispatch.choose(backend, rows=True), problem, request)
     return _compact(slots, problem.origin) if compact else _padded(slots, problem.origin)
 
 
@@ -164,7 +164,7 @@ def count_triplets(
         total, hard, semi_hard = device_mining.adapter(found).counts(found, request)
     else:
         problem = inputs.mining_problem(*arguments)
-        total, hard, semi_hard = dispatch.choose(backend).counts(problem, request)
+        total, hard, semi_hard = dispatch.choose(backend, rows=True).counts(problem, request)
     return TripletCounts(total, hard, semi_hard, total - hard - semi_hard)
 
 

@@ -55,7 +55,7 @@ def nearest(
         found.read()
         return Neighbors(*(device_inputs.back(found.origin, column) for column in answer))
     problem, k, exact = check_nearest(queries, database, k, metric=metric, exact=exact)
-    distances, indices = dispatch.choose(backend).topk(problem, k, exact)
+    distances, indices = dispatch.choose(backend, rows=True).topk(problem, k, exact)
     return Neighbors(problem.origin.wrap(distances), problem.origin.wrap(indices))
 
 
@@ -108,7 +108,7 @@ def pairwise_distance(
 
         return device_mining.pairwise_distance(x, y, metric)
     x_rows, y_rows, origin = check_pairwise_distance(x, y, metric=metric)
-    kernel = dispatch.choose(backend).pairwise
+    kernel = dispatch.choose(backend, rows=True).pairwise
     if x_rows.ndim == 2:
         return origin.wrap(kernel(_problem(x_rows, y_rows, metric, origin)))
     out = np.empty((x_rows.shape[0], x_rows.shape[1], y_rows.shape[1]))

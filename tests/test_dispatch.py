@@ -126,7 +126,7 @@ def test_an_explicit_choice_warns_of_nothing(unusable: set[str]) -> None:
 def test_explain(unusable: set[str]) -> None:
     unusable.add("native")
     explanation = minerlib.explain("mine")
-    assert list(explanation.reasons) == ["native", "numba", "reference", "triton"]
+    assert list(explanation.reasons) == ["native", "numba", "reference", "cuda", "triton"]
     assert any("unproven" in reason for reason in explanation.reasons["triton"])
     assert explanation.reasons["native"] == REASONS
     assert explanation.reasons["reference"] == ()
@@ -159,7 +159,7 @@ def test_explain_of_something_else() -> None:
 def test_describe_backends(unusable: set[str]) -> None:
     unusable.add("numba")
     rows = {name: (usable, reasons, text) for name, usable, reasons, text in dispatch.describe_backends()}
-    assert list(rows) == ["native", "numba", "reference", "triton"]
+    assert list(rows) == ["native", "numba", "reference", "cuda", "triton"]
     assert rows["numba"][:2] == (False, REASONS)
     assert rows["reference"][:2] == (True, ())
     assert all(text for _, _, text in rows.values())

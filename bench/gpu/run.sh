@@ -19,10 +19,14 @@ fi
 "$chosen" -c 'import sys, torch, triton; print("make gpu: Python", sys.version.split()[0], "torch", torch.__version__, "triton", triton.__version__, torch.cuda.get_device_name())'
 "$chosen" setup.py -q build_ext --inplace
 failed=0
-"$chosen" -m pytest -m gpu tests/test_gpu.py tests/test_gpu_triton.py || failed=1
+"$chosen" -m pytest -m gpu tests/test_gpu.py tests/test_gpu_triton.py tests/test_gpu_cuda.py || failed=1
+sanitize() { # TOOL FILE
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" --error-exitcode 9 \
+    "$chosen" -m pytest -m gpu -k smallest "$2" || failed=1
+}
 if command -v compute-sanitizer >/dev/null; then
-  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 9 \
-    "$chosen" -m pytest -m gpu -k smallest tests/test_gpu_triton.py || failed=1
+  sanitize memcheck tests/test_gpu_triton.py
+  for tool in memcheck racecheck initcheck; do sanitize "$tool" tests/test_gpu_cuda.py; done
 else
   echo "make gpu: no compute-sanitizer here, so memory accesses were not checked"
 fi

@@ -247,6 +247,85 @@ def codes(queries: int, database: int, bits: int, k: int, device: torch.device) 
     )  # fmt: skip
 
 
+# ------------------------------------------------------------------ packed codes, ahead-of-time kernels
+
+TRITON = "the Triton kernels"
+COPY = "a copy of the database"
+
+
+def cuda_codes(
+    queries: int, database: int, bits: int, k: int, device: torch.device, goals: tuple[Goal, ...] = ()
+) -> Work:
+    """The CUDA launcher on tensors, beside Triton's."""
+    from minerlib.backends import _cuda_hamming
+    from tritonkernels import hamming_search
+
+    data = packed_codes(database, bits, device, 1)[0]
+    sets = packed_codes(queries, bits, device, 4)
+
+    def check() -> None:
+        some = sets[0][: max(1, min(queries, SAMPLED))]
+        wanted = minerlib.hamming_search(*on_host(some, data), k)
+        same([column[: len(some)] for column in _cuda_hamming.search(sets[0], data, k)], wanted)
+
+    pairs = queries * database
+    peers: dict[str, Callable[[Any], Any]] = {TRITON: lambda x: hamming_search.search(x, data, k)}
+    if queries == 1:
+        peers[COPY] = lambda _: data.clone()
+    return Work(
+        f"CUDA, Hamming {bits} bits, {queries} in {database}, k={k}", sets, pairs, pairs * bits // 32,
+        lambda x: _cuda_hamming.search(x, data, k), check, peers, None, goals,
+    )  # fmt: skip
+
+
+def cuda_ranking(queries: int, database: int, bits: int, device: torch.device) -> Work:
+    """Average precision of whole rankings, ties by index."""
+    from minerlib import inputs
+    from minerlib.backends import _cuda_hamming, cuda, native
+    from tritonkernels import hamming_ranking
+
+    data = packed_codes(database, bits, device, 1)[0]
+    sets = packed_codes(queries, bits, device, 4)
+    labels = torch.arange(queries) % 10, torch.arange(database) % 10
+    relevance = cuda._of_tensors(inputs.relevance(*labels, queries, database))
+
+    def check() -> None:
+        some = on_host(sets[0][:SAMPLED], data)
+        wanted = native.hamming_average_precision(
+            *(side.numpy() for side in some),
+            inputs.relevance(labels[0][:SAMPLED], labels[1], len(some[0]), database), database,
+        )  # fmt: skip
+        found = _cuda_hamming.average_precision(sets[0], data, relevance, database)
+        same([found[: len(wanted)]], [torch.from_numpy(wanted)])
+
+    pairs = queries * database
+    return Work(
+        f"CUDA, average precision, {bits} bits, {queries} in {database}", sets, pairs, pairs * bits // 32,
+        lambda x: _cuda_hamming.average_precision(x, data, relevance, database), check,
+        {TRITON: lambda x: hamming_ranking.average_precision(x, data, relevance, database)},
+    )  # fmt: skip
+
+
+def cuda_suite(device: torch.device) -> list[Callable[[], Work]]:
+    from minerlib.backends import cuda
+
+    if device.type == "cpu" or cuda.reasons_unusable():
+        return []
+    fast, long = (pair_rate(3e12),), (pair_rate(1.5e12),)
+    bandwidth = Goal("70 % of memory bandwidth", lambda found, _: 2 * 0.7 * found["ours"] <= found[COPY])
+    return [
+        *(
+            lambda bits=bits: cuda_codes(10_000, 10_000_000, bits, 100, device, fast)
+            for bits in (64, 128, 256)
+        ),
+        lambda: cuda_codes(10_000, 10_000_000, 512, 100, device, long),
+        lambda: cuda_codes(1, 10_000_000, 64, 100, device),
+        lambda: cuda_codes(1, 100_000_000, 64, 100, device, (bandwidth,)),
+        lambda: cuda_codes(100, 1_000_000, 64, 100, device),
+        lambda: cuda_ranking(10_000, 50_000, 64, device),
+    ]
+
+
 # ------------------------------------------------------------------ the suite
 
 
@@ -288,4 +367,5 @@ def suite(device: torch.device, tiny: bool) -> list[Callable[[], Work]]:
         lambda: distances(4096, 128, device),
         *(lambda bits=bits: codes(10_000, 1_000_000, bits, 100, device) for bits in (64, 128, 256, 512)),
         lambda: codes(1, 10_000_000, 64, 100, device),
+        *cuda_suite(device),
     ]

@@ -1,0 +1,436 @@
+"""Hamming kernels of csrc/cuda on torch tensors: what is allocated, how work is cut up, which kernels run.
+
+Codes are uint8 [rows, bytes]; answers are those of the definition, ties by the lowest index. Kernels go to
+the tensors' device, on the stream that is current there. Peak memory beside the result: a copy of the codes,
+and 512 MB of candidates, counts or ranks, unless a single query needs more.
+
+search:  1. a histogram of the first rows: their k-th distance bounds the k-th of all (a large k takes all)
+         2. `collect`: each query's rows within that bound, by split and in index order
+         3. `select`: the first k of them by (distance, index), sorted by counting
+range:   2 and 3 with the radius for a bound.
+
+Segments of candidates are made for the number that is expected; counting goes on where one is full, so a
+second `collect` knows all sizes. A query set whose candidates outgrow the memory is halved.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from minerlib import _cuda_library
+
+SAMPLE = 16  # one of so many rows is counted for the first bound
+LEAST_SAMPLE = 4096
+MOST = 1 << 25  # candidates, counts or ranks of 8 bytes that are held at a time
+MOST_QUERIES = 8192
+MOST_ROWS = (1 << 31) - 1
+MOST_BITS = (1 << 23) - 8  # of a code
+ALL = 1 << 62
+
+BLOCKS = 4096  # wanted on the device: several rounds even of the largest, so that the last one is short
+MANY_FROM = 8  # queries for which a block takes QUERIES of them
+QUERIES = {True: 32, False: 4}  # of a block of `collect`, see csrc/cuda/hamming_collect.h
+SHARED = 48 << 10  # bytes of shared memory that every architecture gives a block
+COUNT_THREADS = 64
+MOST_THREAD_ROWS = 0xFFFF
+
+
+# ------------------------------------------------------------------ codes as the kernels take them
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Codes as words, row by row, or in planes of up to four words (csrc/cuda/codes.h)."""
+
+    words: torch.Tensor  # int32
+    count: int
+    width: int  # words of a row
+    bits: int  # 8 * bytes
+
+    @property
+    def values(self) -> int:
+        """How many distances there can be."""
+        return self.bits + 1
+
+    def rows(self, first: int, last: int) -> Codes:
+        """Some of the rows, as a view; not of planes."""
+        return Codes(self.words[first:last], last - first, self.width, self.bits)
+
+
+def width_for(length: int) -> int:
+    """Words that the kernels take for codes of so many bytes."""
+    words = -(-length // 4)
+    return next((width for width in (1, 2, 4, 8) if words <= width), -(-words // 8) * 8)
+
+
+def as_words(
+    codes: torch.Tensor,  # [rows, bytes] uint8
+    planes: bool,
+) -> Codes:
+    """Codes as words: the tensor itself where it can be read so, else a copy."""
+    count, length = codes.shape
+    if count > MOST_ROWS or 8 * length > MOST_BITS:
+        raise ValueError(
+            f"codes: expected at most {MOST_ROWS} rows of {MOST_BITS} bits, got {count} of {8 * length}"
+        )
+    width = width_for(length)
+    if length != 4 * width:
+        padded = codes.new_zeros((count, 4 * width))
+        padded[:, :length] = codes
+        codes = padded
+    elif not codes.is_contiguous() or codes.data_ptr() % 16:
+        codes = codes.clone(memory_format=torch.contiguous_format)
+    words = codes.view(torch.int32)
+    if planes and width > 4:
+        words = words.view(count, width // 4, 4).transpose(0, 1).contiguous()
+    return Codes(words, count, width, 8 * length)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Relevance as the kernels take it: classes of both sides, or bits of both."""
+
+    query_classes: torch.Tensor | None  # [Q] int32
+    row_classes: torch.Tensor | None  # [M] int32
+    query_bits: torch.Tensor | None  # [Q, W] uint64
+    row_bits: torch.Tensor | None  # [M, W] uint64
+    own: bool
+
+    @staticmethod
+    def of(relevance: Any) -> Labels:
+        """Of a `minerlib.inputs.Relevance` that holds tensors on the codes' device."""
+        if relevance.query_classes is not None:  # dense, so below the number of rows
+            classes = (relevance.query_classes, relevance.database_classes)
+            return Labels(*(side.to(torch.int32).contiguous() for side in classes), None, None, relevance.own)
+        bits = (relevance.query_bits.contiguous(), relevance.database_bits.contiguous())
+        return Labels(None, None, *bits, relevance.own)
+
+    def arguments(self, first: int) -> tuple[Any, ...]:
+        """For queries from `first` on."""
+        words = 0 if self.query_bits is None else self.query_bits.shape[1]
+        queries = [side if side is None else side[first:] for side in (self.query_classes, self.query_bits)]
+        return queries[0], self.row_classes, queries[1], self.row_bits, words, int(self.own)
+
+
+NO_LABELS = (None, None, None, None, 0, 0)
+
+
+def _launch(kernel: str, near: torch.Tensor, *arguments: Any) -> None:
+    """near: a tensor on the device; its current stream is used."""
+    values = [
+        value.data_ptr() if isinstance(value, torch.Tensor) else 0 if value is None else value
+        for value in arguments
+    ]
+    device, stream = 0, 0
+    if near.device.type == "cuda":
+        device, stream = near.device.index, torch.cuda.current_stream(near.device).cuda_stream
+    _cuda_library.library().launch(kernel, *values, device, stream)
+
+
+# ------------------------------------------------------------------ how work is cut up
+
+
+def splits_for(query_blocks: int, rows: int, step: int) -> tuple[int, int]:
+    """Into how many parts of how many rows the database is cut, so that few queries fill the device too."""
+    wanted = -(-BLOCKS // max(1, query_blocks))
+    splits = max(1, min(wanted, -(-rows // step)))
+    split_rows = -(-max(1, -(-rows // splits)) // step) * step
+    return max(1, -(-rows // split_rows)), split_rows
+
+
+@dataclass(frozen=True)
+class Parts:
+    """How the counting kernels deal out rows: see Parts in csrc/cuda/hamming_histogram.h."""
+
+    splits: int
+    block: int  # queries of a block
+    thread_rows: int
+    threads: int
+    window: int  # distances counted at a time
+
+    @property
+    def each_query(self) -> int:
+        """Parts that a query's rows are in."""
+        return self.splits * (self.threads // self.block)
+
+
+def parts_for(queries: int, rows: int, values: int, counter: int, blocks: int = BLOCKS) -> Parts:
+    """counter: bytes that a thread keeps for each distance."""
+    threads = COUNT_THREADS if counter * COUNT_THREADS * values <= SHARED else COUNT_THREADS // 2
+    window = min(values, SHARED // (counter * threads))
+    block = min(threads, 1 << max(0, queries - 1).bit_length())
+    parts = threads // block
+    wanted = -(-blocks // -(-queries // block))
+    splits = max(
+        1, min(wanted, rows // (parts * max(256, 4 * values))), -(-rows // (parts * MOST_THREAD_ROWS))
+    )
+    thread_rows = max(1, -(-rows // (splits * parts)))
+    return Parts(max(1, -(-rows // (parts * thread_rows))), block, thread_rows, threads, window)
+
+
+def _chunks(count: int, each: int) -> Iterator[tuple[int, int]]:
+    """So many queries at a time that `each` values of all of them fit."""
+    step = max(1, min(MOST_QUERIES, MOST // max(1, each)))
+    for first in range(0, count, step):
+        yield first, min(count, first + step)
+
+
+# ------------------------------------------------------------------ distances and counts
+
+
+def distance(
+    a: torch.Tensor,  # [N, bytes] uint8
+    b: torch.Tensor,  # [M, bytes] uint8
+) -> torch.Tensor:  # [N, M] int32
+    out = torch.empty((len(a), len(b)), dtype=torch.int32, device=a.device)
+    if out.numel():
+        x, y = as_words(a, False), as_words(b, True)
+        _launch("hamming_distance", out, x.words, x.count, y.words, y.count, x.width, out)
+    return out
+
+
+def _totals(
+    queries: Codes,
+    database: Codes,
+    rows: int,  # the first ones
+    labels: Labels | None = None,
+    first: int = 0,  # the queries' place in the whole set
+) -> tuple[torch.Tensor, torch.Tensor]:  # [Q, values] int64 each: all rows, and relevant ones
+    every = torch.zeros((queries.count, queries.values), dtype=torch.int64, device=queries.words.device)
+    relevant = torch.zeros_like(every) if labels else None
+    parts = parts_for(queries.count, rows, queries.values, 4)
+    _launch(
+        "hamming_histogram", every, queries.words, queries.count, first, database.words, database.count, rows,
+        queries.width, *(labels.arguments(first) if labels else NO_LABELS), parts.splits, parts.block,
+        parts.thread_rows, queries.values, parts.threads, parts.window, every, relevant, None, None,
+    )  # fmt: skip
+    return every, every if relevant is None else relevant
+
+
+def counts(
+    queries: torch.Tensor,  # [Q, bytes] uint8
+    database: torch.Tensor,  # [M, bytes] uint8
+    relevance: Any,  # a minerlib.inputs.Relevance of tensors
+) -> tuple[torch.Tensor, torch.Tensor]:  # [Q, bits + 1] int64: all, and relevant ones
+    """How many rows, and how many relevant ones, lie at each distance."""
+    x, y, labels = as_words(queries, False), as_words(database, True), Labels.of(relevance)
+    found = [
+        _totals(x.rows(first, last), y, y.count, labels, first) for first, last in _chunks(x.count, x.values)
+    ]
+    if not found:
+        nothing = torch.zeros((0, x.values), dtype=torch.int64, device=queries.device)
+        return nothing, nothing
+    every, relevant = (torch.cat(side) for side in zip(*found, strict=True))
+    return every, relevant
+
+
+# ------------------------------------------------------------------ search and ranges
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Candidates of each query in index order, segment by segment."""
+
+    candidates: torch.Tensor  # int64
+    starts: torch.Tensor | None  # [Q, splits] int64; None: each segment is `capacity` long
+    capacity: int
+    ends: torch.Tensor  # [Q, splits] int64: candidates of a query up to the end of each segment
+
+
+def _collect(
+    queries: Codes,
+    database: Codes,
+    limits: torch.Tensor,  # [Q] int32
+    enough: int,  # rows by (distance, index) that are wanted of each query
+    expected: int,  # candidates of a query
+) -> Hits | None:
+    """The rows within each query's limit; None where they need too much memory at once."""
+    many = queries.count >= MANY_FROM
+    step = tile_rows(queries.width, many)
+    splits, split_rows = splits_for(-(-queries.count // QUERIES[many]), database.count, step)
+    mean = expected / splits
+    capacity = min(split_rows, int(mean + 6 * math.sqrt(mean)) + 32)
+    if queries.count > 1 and queries.count * splits * capacity > 2 * MOST:
+        return None
+    device = queries.words.device
+    found = torch.empty((queries.count, splits), dtype=torch.int32, device=device)
+
+    def run(candidates: torch.Tensor, starts: torch.Tensor | None) -> None:
+        _launch(
+            "hamming_collect", found, queries.words, queries.count, database.words, database.count,
+            queries.width, limits, enough, splits, split_rows, candidates, starts, capacity, found, int(many),
+        )  # fmt: skip
+
+    candidates = torch.empty(queries.count * splits * capacity, dtype=torch.int64, device=device)
+    run(candidates, None)
+    ends = found.cumsum(1, dtype=torch.int64)
+    if int(found.max()) <= capacity:
+        return Hits(candidates, None, capacity, ends)
+    del candidates
+    flat = found.view(-1).cumsum(0, dtype=torch.int64)
+    total = int(flat[-1])
+    if total > MOST and queries.count > 1:
+        return None
+    starts = flat.view(found.shape) - found
+    candidates = torch.empty(total, dtype=torch.int64, device=device)
+    run(candidates, starts)
+    return Hits(candidates, starts, 0, ends)
+
+
+def tile_rows(width: int, many: bool) -> int:
+    """Rows that a block of `collect` takes at a time, see csrc/cuda/hamming_collect.h."""
+    return 256 * (4 if width <= 8 else 2) * (1 if many else 8)
+
+
+def _select(
+    hits: Hits,
+    offsets: torch.Tensor,  # [Q + 1] int64
+    values: int,
+    indices: torch.Tensor,  # int64, written
+    distances: torch.Tensor,  # int32, written
+) -> None:
+    _launch(
+        "hamming_select", offsets, hits.candidates, hits.starts, hits.capacity, hits.ends.shape[1], hits.ends,
+        offsets, len(hits.ends), values, indices, distances,
+    )  # fmt: skip
+
+
+def search(
+    queries: torch.Tensor,  # [Q, bytes] uint8
+    database: torch.Tensor,  # [M, bytes] uint8
+    k: int,
+) -> tuple[torch.Tensor, torch.Tensor]:  # int32 [Q, k] distances, int64 [Q, k] indices
+    """The k nearest rows of each query by (distance, index); the host waits twice for each set of queries."""
+    distances = torch.empty((len(queries), k), dtype=torch.int32, device=queries.device)
+    indices = torch.empty((len(queries), k), dtype=torch.int64, device=queries.device)
+    x, y = as_words(queries, False), as_words(database, True)
+    sample = max(y.count // SAMPLE, min(y.count, LEAST_SAMPLE))
+    if k > sample // 2:
+        sample = y.count
+    for first, last in _chunks(x.count, max(2 * k * y.count // sample, x.values)):
+        _search(x.rows(first, last), y, k, sample, distances[first:last], indices[first:last])
+    return distances, indices
+
+
+def _search(
+    queries: Codes,
+    database: Codes,
+    k: int,
+    sample: int,
+    distances: torch.Tensor,  # [Q, k] int32, written
+    indices: torch.Tensor,  # [Q, k] int64, written
+) -> None:
+    within = _totals(queries, database, sample)[0].cumsum(1)  # [Q, values]: rows up to each distance
+    limits = (within < k).sum(1, dtype=torch.int32)  # the least distance up to which k rows lie
+    most = int(within.gather(1, limits[:, None].long()).max())
+    most += 4 * math.isqrt(most) + 4  # what a sample of so many may miss
+    hits = _collect(queries, database, limits, k, most * database.count // sample)
+    if hits is None:
+        half = queries.count // 2
+        for part in (slice(0, half), slice(half, queries.count)):
+            some = queries.rows(part.start, part.stop)
+            _search(some, database, k, sample, distances[part], indices[part])
+        return
+    offsets = torch.arange(queries.count + 1, device=limits.device) * k
+    _select(hits, offsets, queries.values, indices, distances)
+
+
+def range_search(
+    queries: torch.Tensor,  # [Q, bytes] uint8
+    database: torch.Tensor,  # [M, bytes] uint8
+    radius: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # int64 [Q + 1], int64 [T], int32 [T]
+    """Offsets, indices and distances of the rows within the radius."""
+    x, y = as_words(queries, False), as_words(database, True)
+    device = queries.device
+    found = []
+    if y.count:
+        for first, last in _chunks(x.count, 1):
+            found += _ranges(x.rows(first, last), y, radius)
+    each, indices, distances = (
+        torch.cat([torch.empty(0, dtype=kind, device=device), *(part[place] for part in found)])
+        for place, kind in enumerate((torch.int64, torch.int64, torch.int32))
+    )
+    offsets = torch.zeros(len(queries) + 1, dtype=torch.int64, device=device)
+    offsets[1 : len(each) + 1] = each.cumsum(0)
+    return offsets, indices, distances
+
+
+def _ranges(
+    queries: Codes, database: Codes, radius: int
+) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """How many hits each query has [Q], their indices and distances; in the order of the queries."""
+    limits = torch.full((queries.count,), radius, dtype=torch.int32, device=queries.words.device)
+    hits = _collect(queries, database, limits, ALL, 0)
+    if hits is None:
+        half = queries.count // 2
+        parts = queries.rows(0, half), queries.rows(half, queries.count)
+        return [found for part in parts for found in _ranges(part, database, radius)]
+    each = hits.ends[:, -1]
+    offsets = torch.zeros(queries.count + 1, dtype=torch.int64, device=each.device)
+    torch.cumsum(each, 0, out=offsets[1:])
+    total = int(offsets[-1])
+    indices = torch.empty(total, dtype=torch.int64, device=each.device)
+    distances = torch.empty(total, dtype=torch.int32, device=each.device)
+    _select(hits, offsets, queries.values, indices, distances)
+    return [(each, indices, distances)]
+
+
+# ------------------------------------------------------------------ average precision
+
+
+def average_precision(
+    queries: torch.Tensor,  # [Q, bytes] uint8
+    database: torch.Tensor,  # [M, bytes] uint8
+    relevance: Any,  # a minerlib.inputs.Relevance of tensors
+    k: int,
+) -> torch.Tensor:  # [Q] float64
+    """The mean precision at the relevant rows among each query's first k; no host synchronisation."""
+    out = torch.zeros(len(queries), dtype=torch.float64, device=queries.device)
+    k = min(k, len(database))
+    if k:
+        x, y, labels = as_words(queries, False), as_words(database, True), Labels.of(relevance)
+        for first, last in _chunks(x.count, max(k, x.values)):
+            _precisions(x.rows(first, last), y, labels, first, k, out[first:last])
+    return out
+
+
+def _precisions(
+    queries: Codes,
+    database: Codes,
+    labels: Labels,
+    first: int,  # the queries' place in the whole set
+    k: int,
+    out: torch.Tensor,  # [Q] float64, written
+) -> None:
+    blocks = max(1, min(BLOCKS // 4, MOST // (2 * COUNT_THREADS * queries.values)))
+    parts = parts_for(queries.count, database.count, queries.values, 8, blocks)
+    shape = (queries.count, parts.each_query, queries.values)
+    every, relevant = (torch.empty(shape, dtype=torch.int32, device=out.device) for _ in range(2))
+    dealt = (parts.splits, parts.block, parts.thread_rows, queries.values, parts.threads, parts.window)
+    codes = (queries.words, queries.count, first, database.words)
+    _launch(
+        "hamming_histogram", out, *codes, database.count, database.count, queries.width,
+        *labels.arguments(first), *dealt, None, None, every, relevant,
+    )  # fmt: skip
+    ranks = torch.empty((queries.count, k), dtype=torch.int32, device=out.device)
+    hits = torch.zeros(queries.count, dtype=torch.int32, device=out.device)
+    _launch(
+        "hamming_rank", out, *codes, database.count, queries.width, *labels.arguments(first), *dealt,
+        _starts(every), _starts(relevant), k, ranks, hits,
+    )  # fmt: skip
+    _launch("hamming_precision", out, ranks, hits, queries.count, k, out)
+
+
+def _starts(
+    counts: torch.Tensor,  # [Q, parts, values] int32
+) -> torch.Tensor:  # [Q, parts, values] int32: rows that come before the part's first at this distance
+    totals = counts.sum(1, dtype=torch.int32)
+    nearer = totals.cumsum(1, dtype=torch.int32) - totals
+    earlier = counts.cumsum(1, dtype=torch.int32) - counts
+    return earlier + nearer[:, None, :]

@@ -1,0 +1,319 @@
+"""The bodies of the CUDA kernels, run on the host: the reference's answers exactly, in any thread order."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from minerlib import _cuda_library, inputs, reference
+from minerlib.backends import _cuda_hamming as kernels
+from minerlib.backends import reference as judge
+from minerlib.inputs import Relevance
+from tests.cuda_mirror import ROOT, mirror, threads_in_order
+
+#: Queries, rows and bytes: one of each, both sides of a warp, a tile, a block's queries and every width.
+SIZES = (
+    *((1, 1, 1), (3, 17, 3), (7, 31, 4), (8, 33, 5), (16, 129, 8), (31, 65, 9), (33, 127, 16), (2, 1023, 17)),
+    *((8, 1025, 32), (1, 513, 33), (9, 63, 64), (2, 16, 65), (34, 1100, 2), (1, 8193, 8), (5, 15, 129)),
+)
+KINDS = ("random", "few distinct", "duplicates", "descending")
+
+
+def codes(kind: str, queries: int, rows: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng([KINDS.index(kind), queries, rows, width])
+    distinct = {"duplicates": 1, "few distinct": 4}.get(kind, rows)
+    database = rng.integers(0, 256, (distinct, width), dtype=np.uint8)[rng.integers(distinct, size=rows)]
+    x = database[rng.integers(rows, size=queries)].copy()
+    x[1::2] ^= rng.integers(0, 4, x[1::2].shape, dtype=np.uint8)
+    if kind == "descending":  # every row is nearer to the first query than all before it
+        order = np.argsort(-reference.hamming_distance(x[:1], database)[0], kind="stable")
+        database = np.ascontiguousarray(database[order])
+    return x, database
+
+
+def tensor(array: np.ndarray | None) -> Any:
+    return None if array is None else torch.from_numpy(array)
+
+
+def assert_equal(found: tuple[torch.Tensor, ...], wanted: tuple[np.ndarray, ...]) -> None:
+    assert len(found) == len(wanted)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours.numpy().dtype == theirs.dtype
+        assert ours.shape == theirs.shape
+        assert np.array_equal(ours.numpy(), theirs)
+
+
+@pytest.fixture(autouse=True)
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Launches go to the mirror and are noted; what a launcher leaves to its kernels is full of 0x5A."""
+    library, names = mirror(), []
+
+    class Noted:
+        def launch(self, name: str, *arguments: Any) -> None:
+            names.append(name)
+            library.launch(name, *arguments)
+
+    monkeypatch.setattr(_cuda_library, "library", Noted)
+    allocate = torch.empty
+
+    def poisoned(*arguments: Any, **options: Any) -> torch.Tensor:
+        found = allocate(*arguments, **options)
+        found.view(torch.uint8).fill_(0x5A)
+        return found
+
+    monkeypatch.setattr(torch, "empty", poisoned)
+    return names
+
+
+def search_and_ranges(a: np.ndarray, b: np.ndarray, ks: set[int]) -> None:
+    x, y = tensor(a), tensor(b)
+    distances = reference.hamming_distance(a, b)
+    assert_equal((kernels.distance(x, y),), (distances,))
+    for k in sorted(ks):
+        assert_equal(kernels.search(x, y, k), reference.hamming_search(a, b, k))
+    radius = int(np.median(distances))
+    assert_equal(kernels.range_search(x, y, radius), reference.hamming_range(a, b, radius))
+
+
+@pytest.mark.parametrize(
+    ("kind", "queries", "rows", "width"),
+    [(KINDS[(place + turn) % len(KINDS)], *size) for place, size in enumerate(SIZES) for turn in (0, 1)],
+)
+def test_distances_searches_and_ranges(kind: str, queries: int, rows: int, width: int) -> None:
+    search_and_ranges(*codes(kind, queries, rows, width), {1, min(rows, 7), rows})
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize(("queries", "rows", "width"), [(33, 1030, 8), (2, 8200, 4), (9, 600, 40)])
+def test_no_answer_depends_on_which_thread_is_first(order: int, queries: int, rows: int, width: int) -> None:
+    a, b = codes("few distinct", queries, rows, width)
+    with threads_in_order(order):
+        search_and_ranges(a, b, {5, rows // 2})
+        for r in relevances(queries, rows, False):
+            counted(a, b, r, (rows // 2, rows))
+
+
+@pytest.mark.parametrize("width", [1, 4, 5, 8, 13, 16, 24, 32, 33, 64, 72])
+def test_each_bit_counts_once(width: int) -> None:
+    """One bit set in turn, and all but one: adders that carry everything."""
+    single = np.packbits(np.eye(8 * width, dtype=bool), axis=1, bitorder="little")
+    ends = np.repeat(np.array([[0], [255]], dtype=np.uint8), width, axis=1)
+    found = kernels.distance(tensor(ends), tensor(np.concatenate([single, ~single])))
+    ones, others = [1] * 8 * width, [8 * width - 1] * 8 * width
+    assert found.tolist() == [ones + others, others + ones]
+
+
+def test_ranges_of_nothing_and_of_everything() -> None:
+    a, b = codes("random", 3, 40, 5)
+    for radius in (0, 40):
+        wanted = reference.hamming_range(a, b, radius)
+        assert_equal(kernels.range_search(tensor(a), tensor(b), radius), wanted)
+    for few in (a, a[:0]):
+        wanted = reference.hamming_range(few, b[:0], 3)
+        assert_equal(kernels.range_search(tensor(few), tensor(b[:0]), 3), wanted)
+    assert_equal(kernels.search(tensor(a[:0]), tensor(b), 2), reference.hamming_search(a[:0], b, 2))
+    assert kernels.distance(tensor(a), tensor(b[:0])).shape == (3, 0)
+
+
+def test_rows_apart_and_codes_that_start_anywhere() -> None:
+    a, b = codes("random", 5, 60, 8)
+    wide = torch.zeros((60, 17), dtype=torch.uint8)
+    wide[:, 3:11] = tensor(b)
+    shifted = torch.cat((torch.zeros(3, dtype=torch.uint8), tensor(a).reshape(-1)))[3:].view(5, 8)
+    assert shifted.data_ptr() % 4
+    assert_equal(kernels.search(shifted, wide[:, 3:11], 9), reference.hamming_search(a, b, 9))
+
+
+# ------------------------------------------------------------------ bounds, segments and memory
+
+
+@pytest.mark.parametrize("queries", [3, 20])
+def test_a_bound_from_the_first_rows(
+    queries: int, monkeypatch: pytest.MonkeyPatch, launched: list[str]
+) -> None:
+    """First rows that hold none of the nearest: segments overflow and are made again to measure."""
+    monkeypatch.setattr(kernels, "LEAST_SAMPLE", 64)
+    a, b = codes("descending", queries, 9000, 4)
+    assert_equal(kernels.search(tensor(a), tensor(b), 7), reference.hamming_search(a, b, 7))
+    assert launched.count("hamming_collect") == 2
+    launched.clear()
+    a, b = codes("random", queries, 9000, 4)
+    assert_equal(kernels.search(tensor(a), tensor(b), 7), reference.hamming_search(a, b, 7))
+    assert launched == ["hamming_histogram", "hamming_collect", "hamming_select"]
+
+
+@pytest.mark.parametrize("queries", [2, 12])
+def test_queries_in_chunks_and_halves(
+    queries: int, monkeypatch: pytest.MonkeyPatch, launched: list[str]
+) -> None:
+    monkeypatch.setattr(kernels, "MOST_QUERIES", 9)
+    monkeypatch.setattr(kernels, "MOST", 2000)
+    monkeypatch.setattr(kernels, "LEAST_SAMPLE", 64)
+    a, b = codes("descending", queries, 1500, 4)
+    assert_equal(kernels.search(tensor(a), tensor(b), 9), reference.hamming_search(a, b, 9))
+    assert_equal(kernels.range_search(tensor(a), tensor(b), 32), reference.hamming_range(a, b, 32))
+    assert launched.count("hamming_collect") > queries // 2  # one query with its 1500 hits is never halved
+
+
+def test_rows_tied_at_the_bound_are_not_kept_beyond_k(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but duplicates: a split keeps what it has when it reaches k, to the end of that tile."""
+    monkeypatch.setattr(kernels, "BLOCKS", 2)
+    a, b = codes("duplicates", 2, 50_000, 8)
+    a[:] = b[:2]
+    x, y = kernels.as_words(tensor(a), False), kernels.as_words(tensor(b), True)
+    hits = kernels._collect(x, y, torch.zeros(2, dtype=torch.int32), 5, 5)
+    assert hits is not None
+    assert hits.ends.tolist() == [[8192, 16384]] * 2
+    assert_equal(kernels.search(tensor(a), tensor(b), 5), reference.hamming_search(a, b, 5))
+
+
+def test_codes_too_long_are_refused() -> None:
+    long = torch.zeros((1, kernels.MOST_BITS // 8 + 1), dtype=torch.uint8)
+    with pytest.raises(ValueError, match="codes: expected at most 2147483647 rows of 8388600 bits, got 1 of"):
+        kernels.search(long, long, 1)
+
+
+# ------------------------------------------------------------------ relevance
+
+
+def relevances(queries: int, rows: int, own: bool) -> list[Relevance]:
+    rng = np.random.default_rng([queries, rows, own])
+    classes = rng.integers(0, 4, queries), rng.integers(0, 3, rows)
+    labels = rng.random((queries, 70)) < 0.03, rng.random((rows, 70)) < 0.03
+    return [inputs.relevance(x, None if own else y, queries, rows) for x, y in (classes, labels)]
+
+
+def on_tensors(r: Relevance) -> Relevance:
+    fields = (r.query_classes, r.database_classes, r.query_bits, r.database_bits)
+    return Relevance(*(tensor(field) for field in fields), r.own)
+
+
+def counted(a: np.ndarray, b: np.ndarray, r: Relevance, ks: tuple[int, ...]) -> None:
+    assert_equal(kernels.counts(tensor(a), tensor(b), on_tensors(r)), judge.hamming_counts(a, b, r))
+    for k in ks:
+        wanted = judge.hamming_average_precision(a, b, r, k)
+        assert_equal((kernels.average_precision(tensor(a), tensor(b), on_tensors(r), k),), (wanted,))
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize(("kind", "queries", "rows", "width"), [
+    ("few distinct", 3, 130, 3), ("random", 2, 1400, 16), ("duplicates", 2, 60, 1), ("random", 1, 9, 33),
+    ("few distinct", 65, 70, 8), ("random", 5, 300, 129),
+])  # fmt: skip
+def test_counts_and_average_precision(kind: str, queries: int, rows: int, width: int, own: bool) -> None:
+    a, b = codes(kind, queries, rows, width)
+    if own:
+        a = b = b[: queries + 1]
+    for r in relevances(len(a), len(b), own):
+        counted(a, b, r, (len(b) // 3 + 1, len(b)))
+
+
+def test_queries_ranked_in_chunks_know_their_own_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "MOST_QUERIES", 5)
+    _, b = codes("few distinct", 1, 12, 2)
+    for r in relevances(12, 12, True):
+        counted(b, b, r, (12,))
+
+
+def test_a_thread_counts_more_rows_than_half_a_word_holds() -> None:
+    """70,000 duplicates of one query: a thread's share stays below 2^16 of them."""
+    a, b = codes("duplicates", 1, 70_000, 1)
+    a[:] = b[:1]
+    x, y = kernels.as_words(tensor(a), False), kernels.as_words(tensor(b), True)
+    assert kernels._totals(x, y, 70_000)[0][0].tolist() == [70_000] + [0] * 8
+
+
+def test_rankings_of_nothing() -> None:
+    a, b = codes("random", 2, 3, 2)
+    nothing = on_tensors(inputs.relevance(np.zeros(2, int), np.zeros(0, int), 2, 0))
+    assert kernels.average_precision(tensor(a), tensor(b[:0]), nothing, 5).tolist() == [0.0, 0.0]
+    every, relevant = kernels.counts(tensor(a), tensor(b[:0]), nothing)
+    assert every.shape == relevant.shape == (2, 17)
+    assert not every.any()
+    assert not relevant.any()
+
+
+# ------------------------------------------------------------------ launch arithmetic
+
+MANY_SIZES = (1, 2, 3, 31, 32, 33, 63, 64, 65, 1000, 10_000)
+MANY_ROWS = (1, 255, 256, 257, 8191, 8193, 65_535, 65_536, 1_000_000, 10_000_000, kernels.MOST_ROWS)
+
+
+def test_splits_hold_every_row_once() -> None:
+    for blocks, rows, step in itertools.product(MANY_SIZES, MANY_ROWS, (512, 1024, 4096, 8192)):
+        splits, split_rows = kernels.splits_for(blocks, rows, step)
+        assert splits * split_rows >= rows > (splits - 1) * split_rows
+        assert split_rows % step == 0
+        assert min(rows, split_rows) < 1 << 31
+        assert blocks * splits <= kernels.BLOCKS + blocks
+
+
+def test_parts_hold_every_row_once_and_fit_their_counters() -> None:
+    values = (9, 65, 129, 192, 193, 257, 385, 2041, 20_001, kernels.MOST_BITS + 1)
+    for queries, rows, many, counter in itertools.product(MANY_SIZES, MANY_ROWS, values, (4, 8)):
+        parts = kernels.parts_for(queries, rows, many, counter)
+        assert parts.threads % 32 == 0
+        assert parts.threads % parts.block == 0
+        assert counter * parts.threads * parts.window <= kernels.SHARED
+        assert 1 <= parts.window <= many
+        assert 1 <= parts.thread_rows <= kernels.MOST_THREAD_ROWS
+        assert parts.each_query * parts.thread_rows >= rows
+        assert (parts.splits - 1) * (parts.threads // parts.block) * parts.thread_rows < rows
+        assert -(-many // parts.window) <= 0xFFFF  # layers of a grid
+        assert -(-queries // parts.block) * parts.splits < 1 << 31
+
+
+@pytest.mark.parametrize(("bytes_", "words"), [
+    (1, 1), (4, 1), (5, 2), (8, 2), (9, 4), (12, 4), (16, 4), (17, 8), (32, 8), (33, 16), (64, 16), (65, 24),
+])  # fmt: skip
+def test_widths(bytes_: int, words: int) -> None:
+    assert kernels.width_for(bytes_) == words
+
+
+def test_planes_hold_the_vectors_of_neighbours_side_by_side() -> None:
+    rows = torch.arange(3 * 64, dtype=torch.uint8).view(3, 64)
+    words = kernels.as_words(rows, True).words
+    for vector, row in itertools.product(range(4), range(3)):
+        assert torch.equal(
+            words.view(12, 4)[vector * 3 + row], rows[row].view(torch.int32)[4 * vector : 4 * vector + 4]
+        )
+
+
+def test_the_launchers_know_the_kernels_tiles() -> None:
+    header = (ROOT / "csrc/cuda/hamming_collect.h").read_text(encoding="utf-8")
+    for line in (
+        f"QUERIES = MANY ? {kernels.QUERIES[True]} : {kernels.QUERIES[False]};",
+        "THREADS = 256;", "ROWS = WORDS == LONG ? 2 : 4;", "TURNS = MANY ? 1 : 8;",
+    ):  # fmt: skip
+        assert line in header
+    histogram = (ROOT / "csrc/cuda/hamming_histogram.h").read_text(encoding="utf-8")
+    assert f"THREADS = {kernels.COUNT_THREADS}, RESIDENT = 16, MOST_ROWS = 0xFFFF;" in histogram
+    assert [kernels.tile_rows(width, many) for width in (8, 16) for many in (True, False)] == [
+        1024, 8192, 512, 4096,
+    ]  # fmt: skip
+
+
+def test_a_refused_launch_names_its_kernel() -> None:
+    library = mirror()
+    codes = torch.zeros(64, dtype=torch.int32)
+    place = codes.data_ptr()
+
+    def histogram(width: int, threads: int, window: int, thread_rows: int) -> None:
+        library.launch(
+            "hamming_histogram", place, 1, 0, place, 1, 1, width, 0, 0, 0, 0, 0, 0, 1, 1, thread_rows, 9,
+            threads, window, place, 0, 0, 0, 0, 0,
+        )  # fmt: skip
+
+    for arguments, reason in (
+        ((3, 32, 9, 1), r"hamming_histogram\[words=3\]: a code has 1, 2, 4 or a multiple of 8 words"),
+        ((12, 32, 9, 1), r"hamming_histogram\[words=12\]: a code has"),
+        ((2, 2048, 9, 1), r"hamming_histogram\[words=2\]: invalid configuration argument"),
+        ((2, 32, 9999, 1), r"hamming_histogram\[words=2\]: invalid configuration argument"),
+        ((2, 32, 9, 1 << 16), "hamming_histogram: a thread counts at most 65535 rows"),
+    ):
+        with pytest.raises(_cuda_library.CudaError, match=f"^CUDA kernel {reason}"):
+            histogram(*arguments)
