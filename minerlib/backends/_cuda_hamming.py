@@ -105,10 +105,10 @@ class Labels:
     def of(relevance: Any) -> Labels:
         """Of a `minerlib.inputs.Relevance` that holds tensors on the codes' device."""
         if relevance.query_classes is not None:  # dense, so below the number of rows
-            classes = (relevance.query_classes, relevance.database_classes)
-            return Labels(*(side.to(torch.int32).contiguous() for side in classes), None, None, relevance.own)
-        bits = (relevance.query_bits.contiguous(), relevance.database_bits.contiguous())
-        return Labels(None, None, *bits, relevance.own)
+            queries, rows = relevance.query_classes.int(), relevance.database_classes.int()
+            return Labels(queries.contiguous(), rows.contiguous(), None, None, relevance.own)
+        queries, rows = relevance.query_bits.contiguous(), relevance.database_bits.contiguous()
+        return Labels(None, None, queries, rows, relevance.own)
 
     def arguments(self, first: int) -> tuple[Any, ...]:
         """For queries from `first` on."""
