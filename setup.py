@@ -183,7 +183,10 @@ class NinjaBuild(build_ext):
             )
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(library, target)
+        # Replaced, not overwritten: a process that has the old library loaded keeps it.
+        part = target.with_name(f"{target.name}.part")
+        shutil.copy2(library, part)
+        os.replace(part, target)
 
 
 def write_ninja_file(path: Path, sources: list[str], folder: Path, library: Path) -> None:

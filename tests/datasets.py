@@ -108,12 +108,20 @@ def _last_bit(rng: np.random.Generator, n: int, d: int, dtype: str) -> np.ndarra
     return base + rng.integers(-1, 2, size=(n, d)) * unit
 
 
+def _spikes(rng: np.random.Generator, n: int, d: int, dtype: str) -> np.ndarray:
+    """One large value in every row, which leaves the others few steps where a row is rounded to integers."""
+    x = rng.standard_normal((n, d))
+    x[np.arange(n), rng.integers(d, size=n)] *= 1e3
+    return x
+
+
 def _mixed_scales(rng: np.random.Generator, n: int, d: int, dtype: str) -> np.ndarray:
     return rng.standard_normal((n, d)) * 10.0 ** rng.uniform(-4, 4, size=(n, 1))
 
 
 ROWS: dict[str, Callable[[np.random.Generator, int, int, str], np.ndarray]] = {
     "gaussian": _gaussian,
+    "spikes": _spikes,
     "clusters": _clusters,
     "duplicates": _duplicates,
     "grid": _grid,

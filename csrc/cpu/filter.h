@@ -12,8 +12,8 @@
 // chunk sums and h_j by (2n + 1) u (H_i + H_j), rounding the rows to float32 moves |a - b|^2 / 2 by at most
 // 4 u (H_i + H_j), and the canonical sum itself errs by (D/8 + 6) 2^-53 of a value of at most 2 (H_i + H_j).
 // The shift (the mean row) keeps H small, where distances are small against the distance from the origin.
-// Panels of bfloat16 (panels.h) add the residuals of their rows, r_i + r_j relative to |a||b|, where r is measured
-// when a row is packed.
+// Panels of bfloat16 and of integers (panels.h) add the residuals of their rows, r_i + r_j + r_i r_j relative to
+// |a||b|, where r is measured when a row is packed.
 //
 // Padding columns hold v = NaN, which no comparison selects.
 #pragma once
@@ -199,8 +199,25 @@ private:
         if (!problem.exact) return;
         double residual = 0;
         for (int64_t group = 0; group < groups; ++group) residual = std::max(residual, residuals[group]);
-        const double anchors = problem.own ? residual : Panel::largest_residual(dims);
+        const double anchors = problem.own ? residual : anchor_residual(problem);
         relative += 1.01 * (residual + anchors + residual * anchors);
+    }
+
+    double anchor_residual(const Problem& problem) const {
+        if constexpr (Panel::LARGEST_RESIDUAL >= 0) return Panel::LARGEST_RESIDUAL;
+        const int64_t rows = problem.anchors.rows, groups = ceil_div(rows, GROUP);
+        Buffer<double> residuals(groups);
+        parallel_for(problem.threads, groups, [&](int64_t group) {
+            Buffer<float> row(padded_dims());
+            residuals[group] = 0;
+            for (int64_t i = group * GROUP; i < std::min(rows, (group + 1) * GROUP); ++i) {
+                const double half = transform(x_ + i * dims, row.get());
+                residuals[group] = std::max(residuals[group], Panel::convert(row.get(), dims, std::sqrt(2 * half)));
+            }
+        });
+        double residual = 0;
+        for (int64_t group = 0; group < groups; ++group) residual = std::max(residual, residuals[group]);
+        return residual;
     }
 
     // Sets `zeros` where a row is zero, and `usable` to false where one is so short that float64 loses it.

@@ -1,8 +1,8 @@
 // Panels: rows converted, interleaved and multiplied in tiles of TILE_ROWS x TILE_COLUMNS.
 //
 // A panel holds one 4-byte element for each step of the inner loop and each of its rows: a float32 value, or a
-// pair of bfloat16 values of neighbouring dimensions. convert() rounds a row of float32 and returns its residual,
-// |a - converted a| / |a|; tile() writes v = h - a . b (filter.h).
+// pair of bfloat16 or int16 values of neighbouring dimensions. convert() rounds a row of float32, zero-padded to whole
+// vectors, in place and returns its residual, |a - converted a| / |a|; tile() writes v = h - a . b (filter.h).
 #pragma once
 
 #include <algorithm>
@@ -44,7 +44,7 @@ struct Float32Panel {
         return static_cast<double>(std::min(dims, DEPTH) + 2 * ceil_div(dims, DEPTH));
     }
 
-    static double largest_residual(int64_t) { return 0.0; }
+    static constexpr double LARGEST_RESIDUAL = 0;
     static double convert(float*, int64_t, double) { return 0.0; }
 
     static void tile(const float* a, const float* b, int64_t steps, const float* h, float* out, int64_t stride) {
@@ -89,9 +89,8 @@ struct Bfloat16Panel {
     // One running sum of all dimensions, products exact.
     static double roundings(int64_t dims) { return static_cast<double>(dims) + 4; }
 
-    static double largest_residual(int64_t) { return 0x1p-8; }
+    static constexpr double LARGEST_RESIDUAL = 0x1p-8;
 
-    // Overwrites a row, zero-padded to whole vectors, by its bfloat16 values; returns its residual.
     static double convert(float* row, int64_t dims, double norm) {
         FloatV squares = {};
         for (int64_t k = 0; k < ceil_div(dims, 2 * WIDTH) * 2 * WIDTH; k += 2 * WIDTH) {
@@ -135,6 +134,109 @@ private:
     }
 };
 using FastPanel = Bfloat16Panel;
+#elif MINERLIB_ISA_LEVEL == 1
+// Two dimensions a step, as integers of up to 13 bits with a scale for each row, so that a sum over DEPTH dimensions
+// is exact in 32 bits: 1.4 times float32's rate, and 2^-12 of a row's norm is lost where its values are of a size.
+// The scale is the last element of a row.
+struct Int16Panel {
+    static constexpr int64_t DEPTH = 64;  // steps of one sum
+
+    static int64_t steps(int64_t dims) { return pairs(dims) + 1; }
+
+    // The scaled sums of the chunks, and the chunk sums: products are exact.
+    static double roundings(int64_t dims) { return 4.0 + 2.0 * static_cast<double>(ceil_div(pairs(dims), DEPTH)); }
+
+    static constexpr double LARGEST_RESIDUAL = -1;  // depends on the data: to be measured
+
+    static double convert(float* row, int64_t dims, double norm) {
+        const int64_t padded = ceil_div(dims, 2 * WIDTH) * 2 * WIDTH;
+        const FloatV sign = splat(-0.0f);
+        FloatV magnitudes = {};
+        for (int64_t k = 0; k < padded; k += WIDTH) {
+            magnitudes = _mm256_max_ps(magnitudes, _mm256_andnot_ps(sign, load(row + k)));
+        }
+        float largest = 0;
+        for (int lane = 0; lane < WIDTH; ++lane) largest = std::max(largest, magnitudes[lane]);
+        const float limit = static_cast<float>(most(dims));
+        // Rows so short that their scale would lose bits: what that costs is less than the bound's absolute part.
+        const bool tiny = largest < limit * 0x1p-126f;
+        const float scale = tiny ? 0x1p-126f : largest / limit;
+        const FloatV factor = splat(1.0f / scale), top = splat(limit);
+        FloatV squares = {};
+        for (int64_t k = 0; k < padded; k += 2 * WIDTH) {
+            const FloatV low = load(row + k), high = load(row + k + WIDTH);
+            const FloatV low_steps = whole(low * factor, top), high_steps = whole(high * factor, top);
+            const FloatV low_rest = _mm256_fnmadd_ps(low_steps, splat(scale), low);
+            const FloatV high_rest = _mm256_fnmadd_ps(high_steps, splat(scale), high);
+            squares += low_rest * low_rest + high_rest * high_rest;
+            const __m256i packed = _mm256_packs_epi32(_mm256_cvtps_epi32(low_steps), _mm256_cvtps_epi32(high_steps));
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(row + k / 2), _mm256_permute4x64_epi64(packed, 0xD8));
+        }
+        row[pairs(dims)] = scale;
+        if (norm == 0 || tiny) return 0;
+        double sum = 0;
+        for (int lane = 0; lane < WIDTH; ++lane) sum += static_cast<double>(squares[lane]);
+        return std::sqrt(sum) / norm * (1.0 + static_cast<double>(dims) * 0x1p-22);  // the float32 sum errs, too
+    }
+
+    static void tile(const float* a, const float* b, int64_t steps, const float* h, float* out, int64_t stride) {
+        const int64_t scales = steps - 1;
+        for (int64_t k = 0; k < scales; k += DEPTH) {
+            tile_part(a + k * TILE_ROWS, b + k * TILE_COLUMNS, std::min(DEPTH, scales - k), a + scales * TILE_ROWS,
+                      b + scales * TILE_COLUMNS, k == 0 ? h : nullptr, out, stride);
+        }
+    }
+
+private:
+    static int64_t pairs(int64_t dims) { return (dims + 1) / 2; }
+
+    // The largest integer whose square, summed over a chunk, fits 31 bits.
+    static int32_t most(int64_t dims) {
+        const auto terms = static_cast<double>(2 * std::min(pairs(dims), DEPTH));
+        return static_cast<int32_t>(std::sqrt(std::min(2147483647.0 / terms, 32767.0 * 32767.0)));
+    }
+
+    static FloatV whole(FloatV x, FloatV top) {
+        const FloatV rounded = _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        return _mm256_max_ps(_mm256_min_ps(rounded, top), -top);
+    }
+
+    // out = (h or out) - a . b over `depth` steps; the accumulators stay in registers.
+    static void tile_part(const float* a, const float* b, int64_t depth, const float* row_scales,
+                          const float* column_scales, const float* h, float* out, int64_t stride) {
+        __m256i acc[TILE_ROWS][2] = {};
+        for (int64_t k = 0; k < depth; ++k) {
+            const FloatV b0 = load(b), b1 = load(b + WIDTH);
+#pragma GCC unroll 16
+            for (int i = 0; i < TILE_ROWS; ++i) {
+                const FloatV ai = splat(a[i]);
+                acc[i][0] = multiply_add_pairs(ai, b0, acc[i][0]);
+                acc[i][1] = multiply_add_pairs(ai, b1, acc[i][1]);
+            }
+            a += TILE_ROWS;
+            b += TILE_COLUMNS;
+        }
+        const FloatV s0 = load(column_scales), s1 = load(column_scales + WIDTH);
+#pragma GCC unroll 16
+        for (int i = 0; i < TILE_ROWS; ++i) {
+            float* row = out + i * stride;
+            const float* base = h != nullptr ? h : row;
+            const FloatV scale = splat(row_scales[i]);
+            const FloatV v0 = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(acc[i][0]) * scale, s0, load(base));
+            const FloatV v1 = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(acc[i][1]) * scale, s1, load(base + WIDTH));
+            store(row, v0);
+            store(row + WIDTH, v1);
+        }
+    }
+
+    // Assembly, since the compiler takes products apart from their sums and spills.
+    static __m256i multiply_add_pairs(FloatV a, FloatV b, __m256i sum) {
+        FloatV product;
+        asm("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(sum), "=&x"(product) : "x"(a), "x"(b));
+        return sum;
+    }
+};
+using FastPanel = Int16Panel;
 #else
 using FastPanel = Float32Panel;
 #endif
