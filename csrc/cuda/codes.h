@@ -5,8 +5,9 @@
 // neighbouring rows, read neighbouring vectors: vector v of row r is the (v * rows + r)-th.
 //
 // Popcounts are the scarce instruction (16 a cycle and multiprocessor, logic 64), so words are first added up bit by
-// bit: a full adder turns three words into two, one of which counts twice. 4 words take 3 popcounts, 8 take 4, and
-// every 8 words beyond take 1 (Harley and Seal's counter, in Warren's Hacker's Delight, section 5-1).
+// bit: a full adder turns three words into two, one of which counts twice. 4 words take 3 popcounts, 8 take 4. Going on
+// across steps (one popcount for every further 8 words) would save popcounts, but logic is the limit by then.
+// Source: Warren, Hacker's Delight, section 5-1.
 
 #pragma once
 
@@ -77,35 +78,25 @@ public:
         uint32_t x[STEP<WORDS>];
         MINERLIB_UNROLL
         for (int w = 0; w < STEP<WORDS>; ++w) x[w] = a[w] ^ b[w];
-        if constexpr (WORDS == 8) {
+        if constexpr (STEP<WORDS> == 8) {
             const uint32_t two0 = full_adder(x[0], x[1], x[2]), two1 = full_adder(x[3], x[4], x[5]);
             uint32_t twos = full_adder(x[0], x[3], x[6]);
             const uint32_t fours = full_adder(twos, two0, two1);
-            whole_ = popcount(x[0]) + popcount(x[7]) + 2 * popcount(twos) + 4 * popcount(fours);
-        } else if constexpr (WORDS == LONG) {
-            const uint32_t two0 = full_adder(ones_, x[0], x[1]), two1 = full_adder(ones_, x[2], x[3]);
-            const uint32_t four0 = full_adder(twos_, two0, two1);
-            const uint32_t two2 = full_adder(ones_, x[4], x[5]), two3 = full_adder(ones_, x[6], x[7]);
-            const uint32_t four1 = full_adder(twos_, two2, two3);
-            whole_ += 8 * popcount(full_adder(fours_, four0, four1));
+            total_ += popcount(x[0]) + popcount(x[7]) + 2 * popcount(twos) + 4 * popcount(fours);
         } else if constexpr (STEP<WORDS> == 4) {
-            const uint32_t two = full_adder(x[0], x[1], x[2]);
-            whole_ = popcount(x[0] ^ x[3]) + 2 * (popcount(two) + popcount(x[0] & x[3]));
+            const uint32_t twos = full_adder(x[0], x[1], x[2]);
+            total_ += popcount(x[0] ^ x[3]) + 2 * (popcount(twos) + popcount(x[0] & x[3]));
         } else if constexpr (STEP<WORDS> == 2) {
-            whole_ = popcount(x[0]) + popcount(x[1]);
+            total_ += popcount(x[0]) + popcount(x[1]);
         } else {
-            whole_ = popcount(x[0]);
+            total_ += popcount(x[0]);
         }
     }
 
-    MINERLIB_DEVICE int total() const {
-        if constexpr (WORDS != LONG) return whole_;
-        return whole_ + popcount(ones_) + 2 * popcount(twos_) + 4 * popcount(fours_);
-    }
+    MINERLIB_DEVICE int total() const { return total_; }
 
 private:
-    uint32_t ones_ = 0, twos_ = 0, fours_ = 0;
-    int32_t whole_ = 0;
+    int32_t total_ = 0;
 };
 
 // A query's words, in registers where their number is known.

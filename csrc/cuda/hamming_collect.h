@@ -54,7 +54,7 @@ struct CollectArgs {
 template <int WORDS, bool MANY> struct Collect {
     using Args = CollectArgs;
     static constexpr int THREADS = 256;
-    static constexpr int RESIDENT = WORDS == LONG ? 2 : WORDS == 8 ? 3 : 4;
+    static constexpr int RESIDENT = STEP<WORDS> == 8 ? 3 : 4;
     static constexpr int QUERIES = MANY ? 32 : 4;            // of a block
     static constexpr int ROWS = WORDS == LONG ? 2 : 4;       // in a thread's registers
     static constexpr int TURNS = MANY ? 1 : 8;               // of all threads with other rows in a tile

@@ -40,8 +40,10 @@ struct Parts {
     int32_t thread_rows;  // rows of a part
     bool own;
 
+    // Rows `row`, `row` + `step`, .., `count` of them; the query's own is the own_th, or none.
     struct Share {
-        int64_t query, part, row, stop, step, own_row;
+        int64_t query, part, row;
+        int32_t step, count, own_th;
     };
 
     MINERLIB_DEVICE Share of(const Block& block_, int thread, bool by_part) const {
@@ -51,9 +53,12 @@ struct Parts {
         share.query = block_.x() / splits * block + thread % block;
         share.part = split * parts + place;
         share.row = by_part ? share.part * thread_rows : split * parts * thread_rows + place;
-        share.stop = least(by_part ? share.row + thread_rows : (split + 1) * parts * thread_rows, rows);
-        share.step = by_part ? 1 : parts;
-        share.own_row = own ? first + share.query : -1;
+        share.step = static_cast<int32_t>(by_part ? 1 : parts);
+        const int64_t left = (rows - share.row + share.step - 1) / share.step;
+        share.count = share.row < rows ? static_cast<int32_t>(least<int64_t>(left, thread_rows)) : 0;
+        const int64_t beyond = first + share.query - share.row;
+        const bool has_own = own && beyond >= 0 && beyond % share.step == 0 && beyond / share.step < share.count;
+        share.own_th = has_own ? static_cast<int32_t>(beyond / share.step) : -1;
         return share;
     }
 };
@@ -92,9 +97,10 @@ private:
 
         const Query<WORDS> query(args.queries + share.query * args.database.width);
         const bool labelled = args.relevant_totals != nullptr || by_part;
-        for (int64_t row = share.row; row < share.stop; row += share.step) {
+        for (int32_t i = 0; i < share.count; ++i) {
+            const int64_t row = share.row + int64_t{i} * share.step;
             const int place = query.distance(args.database, row) - lowest;
-            if (static_cast<uint32_t>(place) >= static_cast<uint32_t>(window) || row == share.own_row) continue;
+            if (static_cast<uint32_t>(place) >= static_cast<uint32_t>(window) || i == share.own_th) continue;
             const bool relevant = labelled && args.labels.relevant(share.query, row);
             column[place * threads] += relevant ? 0x10001u : 1u;
         }

@@ -53,9 +53,10 @@ private:
 
         const Query<WORDS> query(args.queries + share.query * args.database.width);
         int32_t inside = 0;
-        for (int64_t row = share.row; row < share.stop; ++row) {
+        for (int32_t i = 0; i < share.count; ++i) {
+            const int64_t row = share.row + i;
             const int place = query.distance(args.database, row) - lowest;
-            if (static_cast<uint32_t>(place) >= static_cast<uint32_t>(window) || row == share.own_row) continue;
+            if (static_cast<uint32_t>(place) >= static_cast<uint32_t>(window) || i == share.own_th) continue;
             const int32_t rank = next_rank[place * threads]++;
             if (!args.labels.relevant(share.query, row)) continue;
             const int32_t hit = next_hit[place * threads]++;
