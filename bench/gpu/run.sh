@@ -18,6 +18,7 @@ fi
 
 "$chosen" -c 'import sys, torch, triton; print("make gpu: Python", sys.version.split()[0], "torch", torch.__version__, "triton", triton.__version__, torch.cuda.get_device_name())'
 "$chosen" setup.py -q build_ext --inplace
+"$chosen" -m minerlib info
 failed=0
 "$chosen" -m pytest -m gpu tests/test_gpu.py tests/test_gpu_triton.py tests/test_gpu_cuda.py || failed=1
 sanitize() { # TOOL FILE

@@ -126,10 +126,13 @@ def _launch(kernel: str, near: torch.Tensor, *arguments: Any) -> None:
         value.data_ptr() if isinstance(value, torch.Tensor) else 0 if value is None else value
         for value in arguments
     ]
-    device, stream = 0, 0
-    if near.device.type == "cuda":
-        device, stream = near.device.index, torch.cuda.current_stream(near.device).cuda_stream
-    _cuda_library.library().launch(kernel, *values, device, stream)
+    library = _cuda_library.library()
+    if near.device.type != "cuda":  # the tests' mirror
+        library.launch(kernel, *values, 0, 0)
+        return
+    with torch.cuda.device(near.device):  # the library's CUDA runtime and torch's agree about the device
+        stream = torch.cuda.current_stream().cuda_stream
+        library.launch(kernel, *values, near.device.index, stream)
 
 
 # ------------------------------------------------------------------ how work is cut up
