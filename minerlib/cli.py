@@ -21,7 +21,7 @@ import minerlib
 from minerlib import dispatch, files, inputs, rankings, search_cli
 from minerlib.benchmarks import quick
 from minerlib.strategies import STRATEGIES
-from minerlib.trainers import jtanet_cli
+from minerlib.trainers import extremes_cli, jtanet_cli
 from minerlib.usage import UsageError, arguments_named
 
 
@@ -93,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     jtanet = trainers.add_parser("jtanet", help="JTANet: an autoencoder with triplet loss")
     jtanet_cli.add_arguments(jtanet)
     jtanet.set_defaults(run=jtanet_cli.run)
+    extremes = trainers.add_parser("extremes", help="extreme distances: 17 ways to mine triplets")
+    extremes_cli.add_arguments(extremes)
+    extremes.set_defaults(run=extremes_cli.run)
 
     quick.add_arguments(commands.add_parser("bench", help="measure this machine, in less than a minute"))
     return parser

@@ -82,7 +82,9 @@ def usual(strategy: str) -> Callable[[torch.Tensor, torch.Tensor, float], torch.
         return lambda embeddings, labels, margin: mine(embeddings, labels, SELECTORS[strategy], margin)
     if strategy in EXTREMES or strategy == "assorted":
         return lambda embeddings, labels, margin: mine_extremes(embeddings, labels, strategy)
-    return None
+    if strategy == "distance-weighted":
+        return lambda embeddings, labels, margin: mine_weighted(embeddings, labels)
+    return mine_every if strategy == "all" else None
 
 
 def squared_distances(
@@ -140,3 +142,49 @@ def mine_extremes(
             chosen.append(rows[int(np.argmax(apart) if farthest else np.argmin(apart))])
         triplets.append(chosen)
     return torch.LongTensor(np.array(triplets, dtype=np.int64).reshape(-1, 3))
+
+
+def mine_weighted(
+    embeddings: torch.Tensor,  # [N, D] of unit length
+    labels: torch.Tensor,  # [N]
+    nearest: float = 0.5,
+    cutoff: float = 1.4,
+) -> torch.Tensor:  # [T, 3] int64
+    """Distance-weighted sampling: weights of an anchor's negatives by NumPy, one draw for each positive."""
+    dimensions = embeddings.shape[1]
+    distances = squared_distances(embeddings.detach().cpu()).clamp(min=nearest**2).sqrt().numpy()
+    classes = labels.cpu().numpy()
+    triplets = []
+    for anchor in range(len(classes)):
+        others = np.where((classes != classes[anchor]) & (distances[anchor] < cutoff))[0]
+        if len(others) == 0:
+            continue
+        apart = distances[anchor, others].astype(np.float64)
+        logs = (2.0 - dimensions) * np.log(apart) - (dimensions - 3) / 2 * np.log(1.0 - 0.25 * apart**2)
+        weights = np.exp(logs - logs.max())
+        for positive in np.where(classes == classes[anchor])[0]:
+            if positive != anchor:
+                drawn = np.random.choice(others, p=weights / weights.sum())  # noqa: NPY002 (as it is written)
+                triplets.append([anchor, positive, drawn])
+    return torch.LongTensor(np.array(triplets, dtype=np.int64).reshape(-1, 3))
+
+
+def mine_every(
+    embeddings: torch.Tensor,  # [N, D]
+    labels: torch.Tensor,  # [N]
+    margin: float,
+) -> torch.Tensor:  # [T, 3] int64
+    """Every triplet of positive loss, a pair at a time; pairs in both orders."""
+    distances = squared_distances(embeddings.detach().cpu()).numpy()
+    classes = labels.cpu().numpy()
+    triplets = [np.zeros((0, 3), dtype=np.int64)]
+    for anchor in range(len(classes)):
+        others = np.where(classes != classes[anchor])[0]
+        for positive in np.where(classes == classes[anchor])[0]:
+            losses = distances[anchor, positive] - distances[anchor, others] + margin
+            chosen = others[losses > 0]
+            if positive != anchor and len(chosen) > 0:
+                triplets.append(
+                    np.stack([np.full_like(chosen, anchor), np.full_like(chosen, positive), chosen], axis=1)
+                )
+    return torch.LongTensor(np.concatenate(triplets))
