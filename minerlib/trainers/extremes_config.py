@@ -115,8 +115,8 @@ PRESETS: Presets = {
     "quick": {  # for sweeps on two cores
         "width": 1 / 4,
         "side": 32,
-        "epochs": 10,
-        "feature_epochs": 10,
+        "epochs": 8,
+        "feature_epochs": 8,
         "learning_rate": 1e-3,
     },
 }
