@@ -416,6 +416,7 @@ def test_presets_are_settings_and_quick_says_so():
         (["--weights", "nowhere.pt", "--width", "1"], "nowhere.pt"),
         (["--outlier-percentile", "101", "--strategy", "offline-epen"], "outlier_percentile"),
         (["--sweep", "everything"], "sweep"),
+        (["--sweep", "online", "--strategy", "ba"], "strategy: expected none, as --sweep online"),
         (["--resume"], "no checkpoint to resume from"),
     ],
 )

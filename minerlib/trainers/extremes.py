@@ -190,12 +190,14 @@ def _online(config: ExtremesConfig, split: Split) -> Loop:
 
     def step(loop: Loop, batch: Batch) -> dict[str, Tensor]:
         rows, labels, anchors = loop.gather(loop.forward(batch.images), batch.labels)
-        triplets = None if miner is None else miner(rows, labels, batch.step, anchors)
-        if triplets is not None and method.learns_from_triplets:
-            return {"total": triplet_loss(rows, triplets, config.margin)}
-        return {
-            "total": batch_loss(method, rows, labels) / loop.ranks.world
-        }  # every rank sees the whole batch
+        if miner is None:
+            record.steps += 1  # mined nothing
+        else:
+            triplets = miner(rows, labels, batch.step, anchors)
+            if method.learns_from_triplets:
+                return {"total": triplet_loss(rows, triplets, config.margin)}
+        whole = batch_loss(method, rows, labels)
+        return {"total": whole / loop.ranks.world}  # every rank has the whole batch's
 
     labels = split.train.labels
     classes = min(config.batch_size // config.per_class, len(labels.unique()))
@@ -214,7 +216,8 @@ def _offline(config: ExtremesConfig, space: FeatureSpace) -> Loop:
     def step(loop: Loop, batch: Batch) -> dict[str, Tensor]:
         rows, _, own = loop.gather(loop.forward(batch.images), batch.labels)
         of_batch = torch.arange(own.start, own.stop, device=rows.device).view(-1, 3)
-        loop.record.triplets += len(of_batch)
+        record.steps += 1
+        record.triplets += len(of_batch)
         return {"total": triplet_loss(rows, Triplets(*of_batch.T), config.margin)}
 
     record = MiningRecord(

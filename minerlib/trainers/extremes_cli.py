@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = ExtremesConfig()
     command.add_common(parser, default, PRESETS, tuple(METHODS))
     parser.add_argument(
-        "--sweep", choices=tuple(SWEEPS),
-        help="train all methods, or those of Table I (offline) or II (online), and print the tables",
+        "--sweep", choices=tuple(SWEEPS), metavar="NAME",
+        help="all methods, or those of Table I (offline) or of Table II (online), in tables like the paper's",
     )  # fmt: skip
     add(
         parser,
@@ -58,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     """Train as the arguments say and print the summary; exit codes are those of `command.execute`."""
     try:
         config = command.settings(args, ExtremesConfig, PRESETS)
+        if args.sweep is not None and "strategy" in args:
+            raise ValueError(f"strategy: expected none, as --sweep {args.sweep} runs through its own")
         return command.execute("extremes", config, lambda: _run(config, args.sweep))
     except (ValueError, TypeError, OSError) as error:
         return command.fail(error)

@@ -121,7 +121,7 @@ def feature_space(
     features = common.extract_features(supervised.features, x.held_out, own.batch_size, loop.device)
     with torch.no_grad():
         predicted = supervised.classifier(features).argmax(1).cpu()
-    features = loop.ranks.agree(features.cpu())  # of the first rank, whose running means may differ
+    features = loop.ranks.agree(features.cpu())  # the same bits on every rank
     record = MiningRecord()
     triplets = mine_cases(features, x.held_out.labels, config, record)
     return FeatureSpace(

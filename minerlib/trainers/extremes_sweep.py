@@ -20,6 +20,11 @@ from minerlib.trainers.settings import plain
 from minerlib.trainers.sweep import Outcome, run_cases
 from minerlib.trainers.validation import MiningRecord
 
+MINED_BESIDE = (
+    "Offline methods mined once, before training; NCA and PNCA mine nothing; EP and EP-D choose inside\n"
+    "their loss, and the miner mines beside it only to be validated."
+)
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -85,7 +90,12 @@ def _tables(outcomes: Mapping[str, Outcome], config: ExtremesConfig) -> list[rep
         )
         for name, outcome in outcomes.items()
     }
-    return [*tables, report.mining_table(records)]
+    mining = report.mining_table(records)
+    borders = sum(record.border_draws for record in records.values())
+    notes = [mining.note, MINED_BESIDE]
+    if borders:
+        notes.append(f"DWS: {borders} draws fell on the border of two rows, where rounding decides.")
+    return [*tables, replace(mining, note="\n".join(notes))]
 
 
 def _write(
