@@ -434,7 +434,16 @@ def test_the_command_ends_with_the_figures(tmp_path, capsys):
     options = ["--weights", "1:5:1", "--reduction", "mean", "--strategy", "random-hard", "--validate"]
     assert cli.main(["train", "jtanet", *NARROW, *options, "--output", str(tmp_path)]) == 0
     shown = capsys.readouterr()
-    for text in ("% at 5", "% at 10", "% at 100", "6 steps", "0 mismatches", "naive miner", "width 0.03125"):
+    for text in (
+        "% at 5",
+        "% at 10",
+        "% at 100",
+        "6 steps",
+        "0 mismatches",
+        "naive miner",
+        "of a step",
+        "width 0.03125",
+    ):
         assert text in shown.out
     assert str(tmp_path / "precision.png") in shown.out
     assert "error" not in shown.err

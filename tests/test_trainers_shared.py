@@ -146,6 +146,7 @@ def test_table_2_has_every_length_and_strategy_and_both_figures(tmp_path, capsys
         "2 seeds",
         "not for digits",
         "Gain over",
+        "Share of",
     ):
         assert text in said
     with (tmp_path / "table2.csv").open(newline="") as stream:

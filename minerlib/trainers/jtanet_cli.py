@@ -91,6 +91,11 @@ def summary(result: JTANetResult) -> str:
     else:
         spent = f"{1e3 * mining.seconds:.1f} ms by backend {config.miner_backend}"
         lines.append(f"  mining          {spent} for {mining.triplets:,} triplets")
+    if mining.share is not None:
+        share = f"mining {100 * mining.share:.2f} %"
+        if mining.selector_share is not None:
+            share += f"; with the usual Python loop {100 * mining.selector_share:.0f} %"
+        lines.append(f"  of a step       {share}")
     lines += [
         f"  pictures        {files['precision']}, {files['losses']}",
         f"  numbers         {files['metrics']}, {files['summary']}",

@@ -57,6 +57,9 @@ LENGTHS = tuple(TABLE_2)
 WEIGHTINGS = tuple(TABLE_3)
 
 
+_VARIED = {"table2": ("embedding_length",), "table3": ("embedding_length", "weights")}
+
+
 @dataclass(frozen=True)
 class Case:
     """One run of a sweep: what it varies, and the row of the table that it belongs to."""
@@ -102,6 +105,7 @@ def embedding_lengths(config: JTANetConfig, seeds: int = 1, lengths: Sequence[in
     tables = [report.with_published(table, published, config.data, PAPERS_DATA)]
     if seeds > 1:
         tables.append(_against_hard(rows, cases, outcomes))
+    tables.append(_mining(cases, outcomes))
     drawn = {
         name: max((length for length in lengths if length <= BEST_LENGTH[name]), default=max(lengths))
         for name in STRATEGIES
@@ -137,7 +141,8 @@ def loss_weights(config: JTANetConfig, seeds: int = 1) -> SweepResult:
     table = _table(title, "AE:SM:FR", WEIGHTINGS, cases, outcomes, config)
     at = ", ".join(f"{name} at EL {length}" for name, length in BEST_LENGTH.items())
     table = replace(table, note=f"{at}.\n{table.note}")
-    tables = [report.with_published(table, TABLE_3, config.data, PAPERS_DATA)]
+    published = report.with_published(table, TABLE_3, config.data, PAPERS_DATA)
+    tables = [published, _mining(cases, outcomes)]
     files = _files(config, "table3", page="loss-weights")
     if ranks.current().main:
         _write("table3", tables, [], cases, outcomes, files, config)
@@ -292,18 +297,18 @@ def _write(
     ]
     columns = ("run", "strategy", "embedding_length", "weights", "seed", *cutoffs, "seconds")
     report.write_table(files["runs"], Table("", columns, runs))
-    records = {strategy: _records(strategy, cases, outcomes) for strategy in STRATEGIES}
+    varied = ("strategy", "seed", "output", "resume", "progress", *_VARIED[name])
+    shared = {setting: value for setting, value in plain(config).items() if setting not in varied}
     report.write_html(
         files["report"],
         f"JTANet: {tables[0].title}",
         f"{len(cases)} runs of minerlib train jtanet.",
-        [
-            *tables,
-            *pictures,
-            report.mining_table(records),
-            report.Facts("Settings that the runs share", plain(config)),
-        ],
+        [tables[0], *pictures, *tables[1:], report.Facts("Settings that the runs share", shared)],
     )
+
+
+def _mining(cases: Mapping[str, Case], outcomes: Mapping[str, sweep.Outcome]) -> Table:
+    return report.mining_table({strategy: _records(strategy, cases, outcomes) for strategy in STRATEGIES})
 
 
 def _records(strategy: str, cases: Mapping[str, Case], outcomes: Mapping[str, sweep.Outcome]) -> MiningRecord:
