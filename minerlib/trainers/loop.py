@@ -107,7 +107,12 @@ class Loop:
             self._load(common.load_checkpoint(self.files["checkpoint"], self.kind, self._decisive()))
         if self.ranks.main:
             common.prepare_output(config.output)
-        left = sum(len(self.batches(epoch)) for epoch in range(self.epoch + 1, config.epochs + 1))
+        in_epoch = len(self.batches(self.epoch + 1))
+        if not in_epoch:
+            raise ValueError(
+                f"data: expected images for one step at least, got {len(self.images)} to train on"
+            )
+        left = in_epoch * (config.epochs - self.epoch)
         quiet = not (config.progress and self.ranks.main)
         with tqdm(total=self.steps + left, initial=self.steps, unit="step", disable=quiet) as bar:
             while self.epoch < config.epochs:
