@@ -312,3 +312,10 @@ def test_a_real_set_trains(crc, capsys, tmp_path):
     ]
     assert cli.main(["train", "jtanet", *options.split(), *folders]) == 0
     assert "JTANet on crchistophenotypes" in capsys.readouterr().out
+
+
+def test_the_help_names_every_data_set(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "jtanet", "--help"])
+    shown = " ".join(capsys.readouterr().out.split()).replace("- ", "-")
+    assert all(name in shown for name in data.SOURCES)

@@ -20,6 +20,8 @@ _NEEDED = {
     "jinja2": "jinja2",
 }
 
+DATA = "digits, crchistophenotypes, nct-crc-he-100k, cifar-10, or folder: any folder of class folders"
+
 Config = TypeVar("Config", bound=Settings)
 
 
@@ -32,7 +34,7 @@ def add_common(
     """The options of `Settings`. What is not given keeps the preset's value, or else the default's."""
     plain = parser.add_argument
     plain("--preset", choices=tuple(presets), default="paper", help="settings to start from (default: paper)")
-    add(parser, "--data", str, "NAME", f"data set (default: {default.data}); see the README for the names")
+    add(parser, "--data", str, "NAME", f"{DATA} (default: {default.data})")
     add(parser, "--data-folder", Path, "DIR", "where the data set lies; the digits need none")
     add(parser, "--cache", Path, "DIR", "where decoded images are kept (default: the user's cache folder)")
     add(parser, "--held-out", float, "SHARE", "share of each class held out (default: the data set's own)")
