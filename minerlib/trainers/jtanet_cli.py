@@ -72,6 +72,8 @@ def _run(config: JTANetConfig, args: argparse.Namespace) -> str:
 
 def summary(result: JTANetResult) -> str:
     """The end of a run in a few lines."""
+    from minerlib.trainers import ranks
+
     config, mining, files = result.config, result.mining, result.files
     shown = {k: value for k, value in result.precision.items() if k in (5, 10, 100)}
     precision = ", ".join(f"{value:.2f} % at {k}" for k, value in shown.items())
@@ -81,16 +83,17 @@ def summary(result: JTANetResult) -> str:
         f"{result.seconds:.0f} s; {result.held_out_images} images held out",
         f"  mean precision  {precision}",
     ]
+    whose = f" {ranks.current().whose}".rstrip()
     if mining.validated_steps:
         ours, naive = 1e3 * mining.fast_seconds, 1e3 * mining.naive_seconds
         lines += [
             f"  validated       {mining.validated_steps} steps, {mining.validated_triplets:,} triplets, "
-            f"{mining.mismatches} mismatches",
+            f"{mining.mismatches} mismatches{whose}",
             f"  mining          ours {ours:.1f} ms, the naive miner {naive:.0f} ms, {naive / ours:.0f} times",
         ]
     else:
         spent = f"{1e3 * mining.seconds:.1f} ms by backend {config.miner_backend}"
-        lines.append(f"  mining          {spent} for {mining.triplets:,} triplets")
+        lines.append(f"  mining          {spent} for {mining.triplets:,} triplets{whose}")
     if mining.share is not None:
         share = f"mining {100 * mining.share:.2f} %"
         if mining.selector_share is not None:

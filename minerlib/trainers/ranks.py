@@ -25,6 +25,11 @@ class Ranks:
         """Whether this process writes the files and speaks to the user."""
         return self.rank == 0
 
+    @property
+    def whose(self) -> str:
+        """Whose counts these are, where there is more than one rank: for reports."""
+        return f"counted by the first of {self.world} ranks" if self.world > 1 else ""
+
     def share(
         self,
         rows: Tensor,  # [B] of the whole batch

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minerlib.files import written_whole
+from minerlib.trainers import ranks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -145,6 +146,8 @@ def mining_table(records: Mapping[str, MiningRecord]) -> Table:
         "Means of a step, without what only validation takes. The Python loop is the usual public form\n"
         "of these selectors, timed on the first step of each run; its share is of a step that mined so."
     )
+    whose = ranks.current().whose
+    note = "\n".join(filter(None, (note, whose and f"Steps and triplets are {whose}.")))
     return Table("Share of a training step spent mining", columns, rows, note)
 
 
