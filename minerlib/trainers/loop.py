@@ -60,6 +60,7 @@ class Loop:
         record: what the step's miner counts in.
         optimizer: by default Adam over the network at the learning rate.
         together: rows of a batch that must stay on one rank, 3 for lists of triplets.
+        after_epoch: called before an epoch's checkpoint is written; what it puts into `kept` is kept there.
     """
 
     def __init__(
@@ -74,9 +75,11 @@ class Loop:
         record: MiningRecord | None = None,
         optimizer: torch.optim.Optimizer | None = None,
         together: int = 1,
+        after_epoch: Callable[[Loop], None] | None = None,
     ) -> None:
         self.kind, self.config, self.images = kind, config, images
         self.batches, self.step, self.together = batches, step, together
+        self.after_epoch = after_epoch
         self.ranks = ranks.current()
         self.device = common.usable_device(config.device)
         self.network: nn.Module = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -89,6 +92,7 @@ class Loop:
         self.epoch = 0  # trained so far
         self.seconds = 0.0
         self.history: History = {}
+        self.kept: dict[str, Any] = {}  # what else a trainer wants to find again after a resumption
         self.files = {"checkpoint": config.output / "checkpoint.pt", "metrics": config.output / "metrics.csv"}
 
     @property
@@ -154,6 +158,8 @@ class Loop:
                 bar.update()
         self.ranks.take_over(self.network.buffers())  # BatchNorm's, which every rank counts for itself
         self.epoch = epoch
+        if self.after_epoch is not None:
+            self.after_epoch(self)
         self.seconds += time.perf_counter() - start
 
     def _train_step(self, rows: Tensor, epoch: int) -> dict[str, Any]:
@@ -200,6 +206,7 @@ class Loop:
             "epochs": self.epoch,
             "seconds": self.seconds,
             "history": self.history,
+            "kept": self.kept,
             "mining": asdict(self.record),
         }
 
@@ -211,6 +218,7 @@ class Loop:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.seconds, self.history = state["epochs"], state["seconds"], state["history"]
+        self.kept = state["kept"]
         for name, value in state["mining"].items():
             setattr(self.record, name, value)
 

@@ -102,23 +102,24 @@ def with_published(
 ) -> Table:
     """The paper's published values in a column beside each of ours, where the data set is the paper's.
 
-    On other data they would say nothing; the note then says where they are from.
+    A column for which the paper has no value gets none beside it. On other data the values would say nothing;
+    the note then says where they are from.
 
     >>> ours = Table("Table 2", ("EL", "hard"), [("64", 50.0)])
     >>> with_published(ours, {"64": [46.93]}, "crc", "crc").rows
-    [('64', 50.0, 46.93)]
+    [['64', 50.0, 46.93]]
     """
     if data != papers_data:
         note = f"The paper's values are for {papers_data}, not for {data}: they are not shown beside these."
         return Table(table.title, table.columns, table.rows, "\n".join(filter(None, (table.note, note))))
-    columns = [table.columns[0]]
-    for name in table.columns[1:]:
-        columns += [name, f"{name} (paper)"]
-    rows = []
-    for row in table.rows:
-        theirs = published.get(str(row[0]), [None] * (len(row) - 1))
-        pairs = zip(row[1:], theirs, strict=True)
-        rows.append((row[0], *(cell for pair in pairs for cell in pair)))
+    nothing = [None] * (len(table.columns) - 1)
+    theirs = [published.get(str(row[0]), nothing) for row in table.rows]
+    columns, rows = [table.columns[0]], [[row[0]] for row in table.rows]
+    for place, name in enumerate(table.columns[1:]):
+        has_values = any(values[place] is not None for values in theirs)
+        columns += [name, f"{name} (paper)"] if has_values else [name]
+        for row, ours, values in zip(rows, table.rows, theirs, strict=True):
+            row += [ours[place + 1], values[place]] if has_values else [ours[place + 1]]
     return Table(table.title, tuple(columns), rows, table.note)
 
 
