@@ -21,7 +21,7 @@ import minerlib
 from minerlib import dispatch, files, inputs, rankings, search_cli
 from minerlib.benchmarks import quick
 from minerlib.strategies import STRATEGIES
-from minerlib.trainers import extremes_cli, jtanet_cli
+from minerlib.trainers import deephash_cli, extremes_cli, jtanet_cli
 from minerlib.usage import UsageError, arguments_named
 
 
@@ -96,6 +96,11 @@ def _parser() -> argparse.ArgumentParser:
     extremes = trainers.add_parser("extremes", help="extreme distances: 17 ways to mine triplets")
     extremes_cli.add_arguments(extremes)
     extremes.set_defaults(run=extremes_cli.run)
+    deephash = trainers.add_parser(
+        "deephash", help="DeepHash: triplet features, and codes that are their signs"
+    )
+    deephash_cli.add_arguments(deephash)
+    deephash.set_defaults(run=deephash_cli.run)
 
     quick.add_arguments(commands.add_parser("bench", help="measure this machine, in less than a minute"))
     return parser
