@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 SWEEPS = ("rows",)
 _QUANTIZED = ", then quantised"
+_NOTE = """Per cent. KNN and mAP over whole rankings: by Euclidean distance, and of codes by Hamming distance,
+there mAP as the expectation over all orders of ties, and as the usual script counts.
+Codes are the signs of the features, less their mean where no codes were learned."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -226,28 +229,22 @@ def measures_table(
             reasons.append(found["skipped"])
             rows.append([title, *(None for _ in MEASURES), f"skipped [{len(reasons)}]"])
             continue
-        start = found["origin"]
-        for part, measures in ((title, found["unquantized"]), (f"{title}{_QUANTIZED}", found["measures"])):
-            if found["unquantized"] is None:
-                part = title
-            if measures is not None:
-                rows.append([part, *(measures[key] for key in MEASURES), start])
-    notes = [
-        "Per cent. KNN and mAP over whole rankings by Euclidean distance; of codes by Hamming distance, mAP as",
-        "the expectation over all orders of ties, and as the usual script counts. Codes are the signs of the",
-        f"features, less their mean where no codes were learned. {_trained_as(config)}",
-        *(f"[{number}] {reason}" for number, reason in enumerate(reasons, start=1)),
-    ]
+        points = {title: found["measures"]}
+        if found["unquantized"] is not None:
+            points = {title: found["unquantized"], f"{title}{_QUANTIZED}": found["measures"]}
+        for part, measures in points.items():
+            rows.append([part, *(measures[key] for key in MEASURES), found["origin"]])
+    skipped = [f"[{number}] {reason}" for number, reason in enumerate(reasons, start=1)]
+    note = "\n".join([_NOTE, _trained_as(config), *skipped])
     columns = ("row", *MEASURES.values(), "network")
-    table = report.Table("Table 1", columns, rows, "\n".join(notes))
+    table = report.Table("Table 1", columns, rows, note)
     nothing = [None] * (len(MEASURES) - 2)
     published = {row.title: [row.knn_percent, row.map_percent, *nothing, None] for row in ROWS.values()}
     return report.with_published(table, published, config.data, PAPERS_DATA)
 
 
 def _trained_as(config: DeepHashConfig) -> str:
-    short = "" if config.preset == "paper" else f"Preset {config.preset}: "
-    return f"{short}width {config.width:g}, images of {config.side} x {config.side} pixels."
+    return f"Preset {config.preset}: width {config.width:g}, images of {config.side} x {config.side} pixels."
 
 
 def _facts(
