@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -57,17 +58,16 @@ def measure(features: Features, config: DeepHashConfig) -> Measures:
     """
     database_labels, query_labels = features.database_labels, features.query_labels
     k = min(config.neighbours, len(features.database))
-    floats = {"database": features.database, "database_labels": database_labels}
+    floats: dict[str, Any] = {"database": features.database, "database_labels": database_labels}
     database, queries = (pack_bits(rows) for rows in features.signed())
-    codes = (queries, query_labels, database, database_labels)
+    codes: dict[str, Any] = {"database": database, "database_labels": database_labels, "metric": "hamming"}
+    ranked = (queries, query_labels, database, database_labels)
     shares = {
         "knn": knn_accuracy(features.queries, query_labels, k, **floats),
         "map": mean_average_precision(features.queries, query_labels, **floats),
-        "code_knn": knn_accuracy(
-            queries, query_labels, k, database=database, database_labels=database_labels, metric="hamming"
-        ),
-        "code_map": hamming_map(*codes, ties="expected"),
-        "code_map_script": hamming_map(*codes, ties="script"),
+        "code_knn": knn_accuracy(queries, query_labels, k, **codes),
+        "code_map": hamming_map(*ranked, ties="expected"),
+        "code_map_script": hamming_map(*ranked, ties="script"),
     }
     return {name: 100 * share for name, share in shares.items()}
 
