@@ -32,6 +32,21 @@ def few_digits(monkeypatch, digits) -> None:
     monkeypatch.setattr(data, "read_digits", lambda side: few)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Networks as small as these only wait for a second one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def no_report(monkeypatch) -> None:
+    """Pictures take most of the time of runs as small as these."""
+    monkeypatch.setattr(deephash, "_write_report", lambda *arguments: None)
+
+
 def tiny(row: str, folder: Path, **settings) -> DeepHashConfig:
     short = {"epochs": 3, "epochs_per_alpha": 1, "quantization_after": 2} if ROWS[row].hashes else {}
     return row_config(row, output=folder, **{**TINY, **short, **settings})
@@ -134,12 +149,13 @@ def test_triplets_cannot_be_drawn_without_two_classes_and_a_pair(labels):
         deephash.drawn_triplets(torch.tensor(labels), 30, 0)
 
 
-def test_every_step_of_every_selector_is_validated_and_both_miners_train_the_same_bits(tmp_path):
-    """Alpha changes in the middle of the rows that hash, and their last epoch is quantised."""
+def test_every_step_of_every_selector_is_validated_and_both_miners_train_the_same_bits(tmp_path, no_report):
+    """The second epoch of rows that hash has another alpha, and is quantised."""
     for row in MINED:
-        fast = deephash.train(tiny(row, tmp_path / "fast" / row, validate=True))
-        naive = deephash.train(tiny(row, tmp_path / "naive" / row, miner_backend="reference"))
-        assert fast.mining.validated_steps == fast.mining.steps == len(fast.history["step"]) >= 6
+        short = {"epochs": 2, "quantization_after": 1} if ROWS[row].hashes else {"epochs": 1}
+        fast = deephash.train(tiny(row, tmp_path / "fast" / row, validate=True, **short))
+        naive = deephash.train(tiny(row, tmp_path / "naive" / row, miner_backend="reference", **short))
+        assert fast.mining.validated_steps == fast.mining.steps == len(fast.history["step"]) >= 3
         assert fast.mining.mismatches == 0
         assert fast.mining.validated_triplets == sum(fast.history["triplets"]) > 0, row
         assert same_bits(network_of(fast), network_of(naive)), row
@@ -148,7 +164,7 @@ def test_every_step_of_every_selector_is_validated_and_both_miners_train_the_sam
         assert 0 < fast.mining.share < 1
 
 
-def test_drawn_rows_train_and_mine_nothing(tmp_path):
+def test_drawn_rows_train_and_mine_nothing(tmp_path, no_report):
     first, second = (deephash.train(tiny(row, tmp_path / row, learning_rate=1e-2)) for row in DRAWN[1:])
     assert first.mining.steps == 0
     assert first.history["total"][-1] != first.history["total"][0] > 0
@@ -157,7 +173,7 @@ def test_drawn_rows_train_and_mine_nothing(tmp_path):
     assert width != (128,)
 
 
-def test_the_total_is_the_triplets_part_until_quantisation_comes_on(tmp_path):
+def test_the_total_is_the_triplets_part_until_quantisation_comes_on(tmp_path, no_report):
     result = deephash.train(tiny("hash-alpha-16", tmp_path, bits=6))
     history = {name: np.array(values) for name, values in result.history.items()}
     before = history["epoch"] <= 2
@@ -171,7 +187,7 @@ def test_the_total_is_the_triplets_part_until_quantisation_comes_on(tmp_path):
     assert result.unquantized != result.measures
 
 
-def test_a_resumed_run_gives_the_same_bits_and_keeps_what_was_measured_between(tmp_path):
+def test_a_resumed_run_gives_the_same_bits_and_keeps_what_was_measured_between(tmp_path, no_report):
     settings = {"epochs": 4}
     whole = deephash.train(tiny("hash-alpha-1-16", tmp_path / "whole", **settings))
     deephash.train(tiny("hash-alpha-1-16", tmp_path / "parts", epochs=3))

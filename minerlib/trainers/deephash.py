@@ -75,7 +75,7 @@ def train(config: DeepHashConfig) -> DeepHashResult:
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     config = DeepHashConfig(epochs=1, width=1 / 64, side=16, output=Path(folder), progress=False)
+    ...     config = DeepHashConfig(epochs=1, width=1 / 64, side=8, output=Path(folder), progress=False)
     ...     sorted(train(config).measures)
     ['code_knn', 'code_map', 'code_map_script', 'knn', 'map']
     """

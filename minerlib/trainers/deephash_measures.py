@@ -94,15 +94,16 @@ def tsne(
 ) -> np.ndarray:  # [N, 2]
     """scikit-learn's t-SNE, at a perplexity that few rows allow too; fewer than four lie in one point."""
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     if len(rows) < 4:
         return np.zeros((len(rows), 2))
-    perplexity = min(_PERPLEXITY, (len(rows) - 1) / 3)
     # init by chance: principal components are not defined where all rows are one, as collapsed features are
-    layout: np.ndarray = TSNE(perplexity=perplexity, init="random", random_state=seed % 2**32).fit_transform(
-        rows.cpu().double().numpy()
-    )
-    return layout
+    perplexity = min(_PERPLEXITY, (len(rows) - 1) / 3)
+    layout = TSNE(perplexity=perplexity, init="random", random_state=seed % 2**32)
+    with threadpool_limits(1):  # threads would wait for one another in each of its thousand small steps
+        places: np.ndarray = layout.fit_transform(rows.cpu().double().numpy())
+    return places
 
 
 def _draw(
