@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from minerlib import cli
-from minerlib.trainers import backbones, data, deephash, deephash_cli, deephash_measures, images
+from minerlib.trainers import backbones, data, deephash, deephash_measures, deephash_report, images
 from minerlib.trainers.deephash_config import RISING_ALPHA, ROWS, DeepHashConfig, row_config
 from minerlib.trainers.deephash_measures import Features
 
@@ -44,7 +44,7 @@ def one_thread():
 @pytest.fixture
 def no_report(monkeypatch) -> None:
     """Pictures take most of the time of runs as small as these."""
-    monkeypatch.setattr(deephash, "_write_report", lambda *arguments: None)
+    monkeypatch.setattr(deephash_report, "write_row", lambda *arguments: None)
 
 
 def tiny(row: str, folder: Path, **settings) -> DeepHashConfig:
@@ -316,14 +316,16 @@ def test_the_papers_values_stand_beside_those_of_its_data():
     measures = dict.fromkeys(deephash_measures.MEASURES, 50.0)
     found = {"measures": measures, "unquantized": dict.fromkeys(measures, 60.0), "origin": "from scratch"}
     outcomes = {"vgg16": {"skipped": "no weights"}, "hash-alpha-1-16": found}
-    config = DeepHashConfig(data="cifar-10")
-    table = deephash_cli.measures_table(config, outcomes)
+    cases = {name: row_config(name, data="cifar-10") for name in outcomes}
+    table = deephash_report.measures_table(cases, outcomes)
     assert tuple(table.columns)[:5] == ("row", "KNN accuracy", "KNN accuracy (paper)", "mAP", "mAP (paper)")
     assert list(table.rows[0][:5]) == ["VGG16", None, 57.26, None, 47.95]
     assert list(table.rows[1][:5]) == ["hashing, alpha 1 to 16", 60.0, 81.90, 60.0, 79.55]
     assert list(table.rows[2][:5]) == ["hashing, alpha 1 to 16, then quantised", 50.0, None, 50.0, None]
+    assert [row[-2] for row in table.rows] == [None, 15, 20]
     assert table.note.endswith("[1] no weights")
-    assert len(deephash_cli.measures_table(DeepHashConfig(), outcomes).columns) == 7
+    ours = deephash_report.measures_table({name: row_config(name) for name in outcomes}, outcomes)
+    assert len(ours.columns) == 8
 
 
 def test_a_row_ends_with_its_figures_and_files(tmp_path, capsys):
@@ -333,7 +335,7 @@ def test_a_row_ends_with_its_figures_and_files(tmp_path, capsys):
     for text in ("alpha 1 to 16, then quantised", "0 mismatches", "% of a training step", "from scratch"):
         assert text in shown
     assert {path.name for path in tmp_path.iterdir()} == {
-        "checkpoint.pt", "metrics.csv", "summary.json", "tsne.png", "losses.png",
+        "checkpoint.pt", "metrics.csv", "summary.json", "tsne.png", "losses.png", "report.html",
     }  # fmt: skip
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["config"]["alphas"] == [1.0, 4.0]

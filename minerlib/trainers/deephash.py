@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +28,12 @@ import torch
 from torch import Tensor, nn
 
 from minerlib.losses import dtsh, triplet_margin
-from minerlib.trainers import common, data, report
+from minerlib.trainers import common, data, deephash_report
 from minerlib.trainers.backbones import Backbone, NoWeights, backbone
-from minerlib.trainers.deephash_config import ROWS, DeepHashConfig
-from minerlib.trainers.deephash_measures import Features, Measures, measure, plot_tsne
+from minerlib.trainers.deephash_config import DeepHashConfig
+from minerlib.trainers.deephash_measures import Features, Measures, measure
 from minerlib.trainers.images import ImageSet, Split
 from minerlib.trainers.loop import Batch, Batches, History, Loop, balanced
-from minerlib.trainers.settings import plain
 from minerlib.trainers.validation import MiningRecord, StepMiner
 
 __all__ = ["DeepHashConfig", "DeepHashResult", "drawn_triplets", "network", "train"]
@@ -65,8 +64,9 @@ def train(config: DeepHashConfig) -> DeepHashResult:
     """Train a row of Table 1, or take its network as pretrained, and measure what its features retrieve.
 
     Files in `config.output`: `checkpoint.pt` (after every epoch), `metrics.csv` (one line a step),
-    `summary.json`, `tsne.png` (like Fig. 1; before and after sign, like Fig. 2, for codes) and `losses.png`.
-    An earlier run in the folder is overwritten, unless `resume` goes on from its checkpoint.
+    `summary.json`, `tsne.png` (like Fig. 1; before and after sign, like Fig. 2, for codes), `losses.png` and
+    `report.html`, which holds them all. An earlier run in the folder is overwritten, unless `resume` goes on
+    from its checkpoint.
 
     Raises `ValueError` and `OSError` for settings that cannot be met, `NoWeights` where a row needs
     pretrained weights that cannot be had, `FileError` for a data set that is not as published, and
@@ -117,10 +117,10 @@ def train(config: DeepHashConfig) -> DeepHashResult:
         unquantized=loop.kept.get("unquantized"),
         mining=record,
         seconds=loop.seconds + time.perf_counter() - began,
-        files=loop.files | {name: config.output / file for name, file in _FILES.items()},
+        files=loop.files | {name: config.output / file for name, file in deephash_report.ROW_FILES.items()},
     )
     if loop.ranks.main:
-        _write_report(result, features, split)
+        deephash_report.write_row(result, features, split.train.classes)
     return result
 
 
@@ -283,31 +283,3 @@ def _queries(held_out: ImageSet, config: DeepHashConfig) -> ImageSet:
         return held_out
     order = np.random.default_rng(config.seed).permutation(len(held_out))
     return held_out.rows(torch.from_numpy(np.sort(order[: config.queries])))
-
-
-_LOSSES = ("triplet", "quantization", "total")
-_FILES = {"summary": "summary.json", "tsne": "tsne.png", "losses": "losses.png"}
-
-
-def _write_report(result: DeepHashResult, features: Features, split: Split) -> None:
-    config, files = result.config, result.files
-    title = f"{ROWS[config.row].title}, {config.data}"
-    plot_tsne(files["tsne"], features, split.train.classes, config.seed, title)
-    losses = {name: result.history[name] for name in _LOSSES if name in result.history}
-    if losses:
-        report.plot_losses(files["losses"], result.history["step"], losses, title)
-    common.write_json(
-        files["summary"],
-        {
-            "config": plain(config),
-            "origin": result.origin,
-            "train_images": result.train_images,
-            "held_out_images": result.held_out_images,
-            "measures_percent": result.measures,
-            "unquantized_percent": result.unquantized,
-            "mining": asdict(result.mining),
-            "seconds": result.seconds,
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-        },
-    )
