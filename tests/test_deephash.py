@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from minerlib import cli
-from minerlib.trainers import backbones, data, deephash, deephash_measures, deephash_report, images
+from minerlib.trainers import backbones, data, deephash, deephash_measures, deephash_report, images, ranks
 from minerlib.trainers.deephash_config import RISING_ALPHA, ROWS, DeepHashConfig, row_config
 from minerlib.trainers.deephash_measures import Features
 
@@ -141,6 +141,13 @@ def test_drawn_triplets_are_triplets_of_the_whole_set():
     of_first = chosen[chosen[:, 0] == 0]
     assert len(of_first[:, 1].unique()) > 10
     assert len(of_first[:, 2].unique()) > 10
+
+
+def test_a_last_batch_that_leaves_a_rank_without_a_triplet_is_left_out(monkeypatch):
+    batches = deephash.drawn_triplets(torch.arange(21) % 2, batch_size=9, seed=0)
+    assert [len(rows) for rows in batches(1)] == [9, 9, 3]
+    monkeypatch.setattr(ranks, "current", lambda: ranks.Ranks(1, 2))
+    assert [len(rows) for rows in batches(1)] == [9, 9]
 
 
 @pytest.mark.parametrize("labels", [[0, 0, 0], [0, 1, 2]])

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from minerlib.losses import dtsh, triplet_margin
-from minerlib.trainers import common, data, deephash_report
+from minerlib.trainers import common, data, deephash_report, ranks
 from minerlib.trainers.backbones import Backbone, NoWeights, backbone
 from minerlib.trainers.deephash_config import DeepHashConfig
 from minerlib.trainers.deephash_measures import Features, Measures, measure
@@ -83,6 +83,7 @@ def train(config: DeepHashConfig) -> DeepHashResult:
     split = data.load(config)
     record = MiningRecord()
     drawn = config.strategy == "drawn"
+    labels = split.train.labels
 
     def after_epoch(loop: Loop) -> None:
         if config.hashes and loop.epoch == config.quantization_after < config.epochs:
@@ -93,9 +94,7 @@ def train(config: DeepHashConfig) -> DeepHashResult:
         config,
         start.network,
         split.train,
-        drawn_triplets(split.train.labels, config.batch_size, config.seed)
-        if drawn
-        else _balanced(split, config),
+        drawn_triplets(labels, config.batch_size, config.seed) if drawn else _balanced(labels, config),
         _step(config, record),
         record=record,
         together=3 if drawn else 1,
@@ -170,7 +169,8 @@ def drawn_triplets(
     """Batches of triplets drawn from the whole set: anchor, positive, negative, anchor, positive, ...
 
     An epoch has as many images as the set, so every third image is an anchor once; the positive is any other
-    image of its class and the negative any image of another.
+    image of its class and the negative any image of another. A last batch without a triplet for every rank is
+    left out.
 
     >>> labels = torch.arange(60) % 3
     >>> triplets = drawn_triplets(labels, batch_size=30, seed=0)(1)[0].view(-1, 3)
@@ -192,15 +192,19 @@ def drawn_triplets(
         negative = chance.integers(0, len(labels) - size)
         negative += np.where(negative >= start, size, 0)
         rows = torch.from_numpy(order[np.stack([anchor, positive, negative], axis=1)])
-        return [part.reshape(-1) for part in rows.split(max(1, batch_size // 3))]
+        parts = rows.split(max(1, batch_size // 3))
+        return [part.reshape(-1) for part in parts if len(part) >= ranks.current().world]
 
     return batches
 
 
-def _balanced(split: Split, config: DeepHashConfig) -> Batches:
+def _balanced(
+    labels: Tensor,  # [N]
+    config: DeepHashConfig,
+) -> Batches:
     """Batches with images of every class, or of as many classes as a batch has room for."""
-    classes = min(max(1, config.batch_size // config.per_class), len(split.train.labels.unique()))
-    return balanced(split.train.labels, config.per_class, config.per_class * classes, config.seed)
+    classes = min(max(1, config.batch_size // config.per_class), len(labels.unique()))
+    return balanced(labels, config.per_class, config.per_class * classes, config.seed)
 
 
 def _step(config: DeepHashConfig, record: MiningRecord) -> Step:

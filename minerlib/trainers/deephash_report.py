@@ -155,7 +155,8 @@ def measures_table(
             rows.append([part, *(measures[key] for key in MEASURES), epochs, found["origin"]])
     case = next(iter(cases.values()))
     trained_as = (
-        f"Preset {case.preset}: width {case.width:g}, {case.side} x {case.side} pixels, seed {case.seed}."
+        f"Preset {case.preset}: from scratch at width {case.width:g}, {case.side} x {case.side} pixels, "
+        f"seed {case.seed}."
     )
     skipped = [f"[{number}] {reason}" for number, reason in enumerate(reasons, start=1)]
     note = "\n".join([_NOTE, trained_as, *skipped])
