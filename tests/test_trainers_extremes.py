@@ -362,7 +362,7 @@ def test_a_run_prints_its_figures_and_leaves_a_report(tmp_path, capsys):
         assert text in shown
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["measures_percent"]["test"].keys() == {"R@1", "R@4", "R@8", "R@16", "Acc."}
-    assert summary["feature space"]["mismatches"] == 0
+    assert summary["feature_space"]["mismatches"] == 0
     assert len(summary["retrieved"]) == 10
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/png") == 3

@@ -50,6 +50,7 @@ METRIC = "sqeuclidean"
 KIND = "minerlib extremes"
 RETRIEVED = (1, 4, 8, 16)
 SHOWN = 10  # images retrieved for a sheet
+SHEETS = 10  # classes that have one
 _FILES = {
     "summary": "summary.json",
     "losses": "losses.png",
@@ -252,10 +253,10 @@ def _retrieved(
     embeddings: Tensor,  # [N, D]
     images: ImageSet,
 ) -> dict[int, list[int]]:
-    """For the first image of each class the others nearest to it."""
+    """For the first image of each class (of at most `SHEETS`) the others nearest to it."""
     if len(images) < 2:
         return {}
-    queries = [int((images.labels == label).nonzero()[0]) for label in images.labels.unique()]
+    queries = [int((images.labels == label).nonzero()[0]) for label in images.labels.unique()[:SHEETS]]
     hits = nearest(
         embeddings[queries], embeddings, min(SHOWN + 1, len(images)), metric=METRIC
     ).indices.tolist()
@@ -295,9 +296,10 @@ def _write_report(result: ExtremesResult, split: Split, space: FeatureSpace | No
         ),
         report.Picture("Loss, summed over the triplets of a batch", files["losses"]),
     ]
+    of_space = {} if space is None else space_facts(space)
     if space is not None:
-        facts["feature space"] = space_facts(space)
         parts.insert(1, flow_picture(config.output / "negatives.png", space, config.data))
+        parts.append(report.Facts("Feature space", of_space))
     parts += [
         report.mining_table({result.method.title: result.mining}),
         report.Facts("Settings", plain(config)),
@@ -311,6 +313,7 @@ def _write_report(result: ExtremesResult, split: Split, space: FeatureSpace | No
         {
             "config": plain(config),
             **facts,
+            "feature_space": of_space,
             "measures_percent": result.measured,
             "retrieved": result.retrieved,
             "mining": asdict(result.mining),

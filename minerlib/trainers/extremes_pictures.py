@@ -40,7 +40,7 @@ def plot_flows(
     title: str,
 ) -> None:
     """One matrix a title: row i says where the anchors of class i take their negatives from (Fig. 4)."""
-    side = max(3.6, 0.42 * len(classes))
+    side = min(12, max(3.6, 0.42 * len(classes)))
     drawn = figure(side * len(flows) + 0.8, side + 1.1)
     places = np.arange(len(classes))
     all_axes = []
