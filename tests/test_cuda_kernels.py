@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -47,26 +49,37 @@ def assert_equal(found: tuple[torch.Tensor, ...], wanted: tuple[np.ndarray, ...]
         assert np.array_equal(ours.numpy(), theirs)
 
 
+GUARD = 64  # bytes behind every tensor that a launcher allocates
+
+
 @pytest.fixture(autouse=True)
-def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Launches go to the mirror and are noted; what a launcher leaves to its kernels is full of 0x5A."""
-    library, names = mirror(), []
+def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Launches go to the mirror and are noted. What is left to kernels to write is full of 0x5A, and so is
+    what lies behind it, to the end."""
+    library, names, guards = mirror(), [], []
 
     class Noted:
         def launch(self, name: str, *arguments: Any) -> None:
             names.append(name)
             library.launch(name, *arguments)
 
+    def guarded(content: int) -> Callable[..., torch.Tensor]:
+        def allocate(shape: Any, *, dtype: torch.dtype, device: Any = None) -> torch.Tensor:
+            shape = (shape,) if isinstance(shape, int) else tuple(shape)
+            size = math.prod(shape) * dtype.itemsize
+            memory = torch.full((size + GUARD,), content, dtype=torch.uint8)
+            guards.append(memory[size:].fill_(0x5A))
+            return memory[:size].view(dtype).view(shape)
+
+        return allocate
+
+    zeros = guarded(0)
     monkeypatch.setattr(_cuda_library, "library", Noted)
-    allocate = torch.empty
-
-    def poisoned(*arguments: Any, **options: Any) -> torch.Tensor:
-        found = allocate(*arguments, **options)
-        found.view(torch.uint8).fill_(0x5A)
-        return found
-
-    monkeypatch.setattr(torch, "empty", poisoned)
-    return names
+    monkeypatch.setattr(torch, "empty", guarded(0x5A))
+    monkeypatch.setattr(torch, "zeros", zeros)
+    monkeypatch.setattr(torch, "zeros_like", lambda like: zeros(like.shape, dtype=like.dtype))
+    yield names
+    assert all((guard == 0x5A).all() for guard in guards)
 
 
 def search_and_ranges(a: np.ndarray, b: np.ndarray, ks: set[int]) -> None:
