@@ -184,6 +184,16 @@ def test_rows_tied_at_the_bound_are_not_kept_beyond_k(monkeypatch: pytest.Monkey
     assert_equal(kernels.search(tensor(a), tensor(b), 5), reference.hamming_search(a, b, 5))
 
 
+def test_the_last_of_k_may_lie_in_a_later_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "BLOCKS", 1)
+    monkeypatch.setattr(kernels, "LEAST_SAMPLE", 20_000)  # the bound is the k-th distance itself
+    b = np.full((16_500, 8), 255, dtype=np.uint8)
+    b[[3, 5, 9000, 16_400]] = 0
+    a = np.zeros((2, 8), dtype=np.uint8)
+    for k in (1, 2, 3, 4):
+        assert_equal(kernels.search(tensor(a), tensor(b), k), reference.hamming_search(a, b, k))
+
+
 def test_codes_too_long_are_refused() -> None:
     long = torch.zeros((1, kernels.MOST_BITS // 8 + 1), dtype=torch.uint8)
     with pytest.raises(ValueError, match="codes: expected at most 2147483647 rows of 8388600 bits, got 1 of"):
