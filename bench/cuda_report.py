@@ -26,14 +26,14 @@ BEGIN, END = "<!-- ptxas: written by bench/cuda_report.py -->", "<!-- end of ptx
 _ENTRY = re.compile(r"Compiling entry function '(\w+)' for '(\w+)'")
 _SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _REGISTERS = re.compile(r"Used (\d+) registers")
-_KERNEL = re.compile(r"entryINS0_\d+([A-Za-z]+?)(?:I((?:L[ib]\d+E)+)E)?EEEv")
+_KERNEL = re.compile(r"entryINS0_\d+([A-Za-z]+?)(?:I((?:Li\d+E)+)E)?EEEv")
 
 
 @dataclass(frozen=True)
 class Row:
     """A kernel on one architecture."""
 
-    kernel: str  # Collect<2, true>
+    kernel: str  # Collect<2, 1>
     target: str  # sm_90a
     registers: int  # of a thread
     stack: int  # bytes of a thread
@@ -55,14 +55,13 @@ def rows_of(report: str) -> list[Row]:
 
 
 def kernel_name(mangled: str) -> str:
-    """Collect<2, true> of what a compiler makes of it."""
+    """Collect<2, 1> of what a compiler makes of it."""
     found = _KERNEL.search(mangled)
     assert found, mangled
     if found[2] is None:
         return found[1]
-    values = re.findall(r"L([ib])(\d+)E", found[2])
-    words = [("false", "true")[int(value)] if kind == "b" else value for kind, value in values]
-    return f"{found[1]}<{', '.join(words)}>"
+    values = re.findall(r"Li(\d+)E", found[2])
+    return f"{found[1]}<{', '.join(values)}>"
 
 
 def _number(target: str) -> int:

@@ -87,7 +87,9 @@ def search_and_ranges(a: np.ndarray, b: np.ndarray, ks: set[int]) -> None:
     distances = reference.hamming_distance(a, b)
     assert_equal((kernels.distance(x, y),), (distances,))
     for k in sorted(ks):
-        assert_equal(kernels.search(x, y, k), reference.hamming_search(a, b, k))
+        wanted = reference.hamming_search(a, b, k)
+        assert_equal(kernels.search(x, y, k), wanted)
+        assert_equal(kernels.search(x, y, k, products=True), wanted)
     radius = int(np.median(distances))
     assert_equal(kernels.range_search(x, y, radius), reference.hamming_range(a, b, radius))
 
@@ -181,6 +183,9 @@ def test_rows_tied_at_the_bound_are_not_kept_beyond_k(monkeypatch: pytest.Monkey
     hits = kernels._collect(x, y, torch.zeros(2, dtype=torch.int32), 5, 5)
     assert hits is not None
     assert hits.ends.tolist() == [[8192, 16384]] * 2
+    hits = kernels._collect(x, y, torch.zeros(2, dtype=torch.int32), 5, 5, products=True)
+    assert hits is not None
+    assert hits.ends.tolist() == [[1024, 2048]] * 2
     assert_equal(kernels.search(tensor(a), tensor(b), 5), reference.hamming_search(a, b, 5))
 
 
@@ -309,15 +314,15 @@ def test_planes_hold_the_vectors_of_neighbours_side_by_side() -> None:
 def test_the_launchers_know_the_kernels_tiles() -> None:
     header = (ROOT / "csrc/cuda/hamming_collect.h").read_text(encoding="utf-8")
     for line in (
-        f"QUERIES = MANY ? {kernels.QUERIES[True]} : {kernels.QUERIES[False]};",
-        "THREADS = 256;", "ROWS = WORDS == LONG ? 2 : 4;", "TURNS = MANY ? 1 : 8;",
+        f"FEW = {kernels.FEW}, MANY = {kernels.MANY}, PRODUCTS = {kernels.PRODUCTS};",
+        f"QUERIES = WAY == FEW ? {kernels.QUERIES[0]} : {kernels.QUERIES[1]};", "THREADS = 256;",
+        "ROWS = WAY == PRODUCTS ? 4 : WORDS == LONG ? 2 : 4;", "TURNS = WAY == FEW ? 8 : 1;",
     ):  # fmt: skip
         assert line in header
     histogram = (ROOT / "csrc/cuda/hamming_histogram.h").read_text(encoding="utf-8")
     assert f"THREADS = {kernels.COUNT_THREADS}, RESIDENT = 16, MOST_ROWS = 0xFFFF;" in histogram
-    assert [kernels.tile_rows(width, many) for width in (8, 16) for many in (True, False)] == [
-        1024, 8192, 512, 4096,
-    ]  # fmt: skip
+    tiles = [[kernels.tile_rows(width, way) for way in range(3)] for width in (8, 16)]
+    assert tiles == [[8192, 1024, 1024], [4096, 512, 1024]]
 
 
 def test_a_refused_launch_names_its_kernel() -> None:

@@ -250,6 +250,7 @@ def codes(queries: int, database: int, bits: int, k: int, device: torch.device) 
 # ------------------------------------------------------------------ packed codes, ahead-of-time kernels
 
 TRITON = "the Triton kernels"
+PRODUCTS = "1-bit matrix products"
 COPY = "a copy of the database"
 
 
@@ -268,10 +269,16 @@ def cuda_codes(
         wanted = minerlib.hamming_search(*on_host(some, data), k)
         same([column[: len(some)] for column in _cuda_hamming.search(sets[0], data, k)], wanted)
 
+        if PRODUCTS in peers:
+            found = _cuda_hamming.search(sets[0], data, k, products=True)
+            same([column[: len(some)] for column in found], wanted)
+
     pairs = queries * database
     peers: dict[str, Callable[[Any], Any]] = {TRITON: lambda x: hamming_search.search(x, data, k)}
     if queries == 1:
         peers[COPY] = lambda _: data.clone()
+    elif device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (8, 9):
+        peers[PRODUCTS] = lambda x: _cuda_hamming.search(x, data, k, products=True)
     return Work(
         f"CUDA, Hamming {bits} bits, {queries} in {database}, k={k}", sets, pairs, pairs * bits // 32,
         lambda x: _cuda_hamming.search(x, data, k), check, peers, None, goals,

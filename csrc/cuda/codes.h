@@ -56,6 +56,11 @@ MINERLIB_DEVICE void load_row(const Codes& codes, int64_t row, int step, uint32_
     }
 }
 
+// Word w of a database row.
+template <int WORDS> MINERLIB_DEVICE uint32_t word_of(const Codes& codes, int64_t row, int w) {
+    return codes.words[(w / VECTOR<WORDS> * codes.rows + row) * VECTOR<WORDS> + w % VECTOR<WORDS>];
+}
+
 // Three words become their sum without carries, and the carries, which count twice. Left to itself the compiler spends
 // three instructions on it and not two. An instruction's number is what it makes of the bits 0xF0, 0xCC and 0xAA.
 static_assert(((0xF0 & 0xCC) | (0xF0 & 0xAA) | (0xCC & 0xAA)) == 0xE8 && (0xF0 ^ 0xCC ^ 0xAA) == 0x96);

@@ -18,7 +18,7 @@ int thread_order = 0;
 
 namespace {
 
-// Calls launch_of(Kernel<WORDS>, name) for the WORDS that serve codes of this width.
+// Launches the Kernel<WORDS> that serves codes of this width.
 template <template <int> class Kernel, class Args>
 int launch_for(const char* kernel, int32_t width, const Grid& grid, const Args& args, const Queue& queue) {
     char name[96];
@@ -39,8 +39,9 @@ int launch_for(const char* kernel, int32_t width, const Grid& grid, const Args& 
     return launch<Kernel<LONG>>(name, grid, args, queue);
 }
 
-template <int WORDS> using CollectMany = Collect<WORDS, true>;
-template <int WORDS> using CollectFew = Collect<WORDS, false>;
+template <int WORDS> using CollectFew = Collect<WORDS, FEW>;
+template <int WORDS> using CollectMany = Collect<WORDS, MANY>;
+template <int WORDS> using CollectProducts = Collect<WORDS, PRODUCTS>;
 
 template <template <int> class Kernel>
 int launch_collect(const char* name, const CollectArgs& args, const Queue& queue) {
@@ -80,23 +81,32 @@ MINERLIB_API int minerlib_cuda_hamming_distance(const uint32_t* a, int64_t rows,
     return launch_for<Distance>("hamming_distance", width, grid, args, {device, stream});
 }
 
-// Hits within each query's limit, see hamming_collect.h. starts: null, or int64 [queries, splits].
+// Hits within each query's limit, see hamming_collect.h. starts: null, or int64 [queries, splits]. row_ones: int32
+// [rows], or null where no product needs it. way: FEW, MANY or PRODUCTS.
 MINERLIB_API int minerlib_cuda_hamming_collect(const uint32_t* queries, int64_t query_count, const uint32_t* database,
-                                               int64_t rows, int32_t width, const int32_t* limits, int64_t enough,
-                                               int64_t splits, int64_t split_rows, uint64_t* candidates,
-                                               const int64_t* starts, int64_t capacity, int32_t* counts, int32_t many,
-                                               int device, void* stream) {
+                                               int64_t rows, int32_t width, const int32_t* limits,
+                                               const int32_t* row_ones, int64_t enough, int64_t splits,
+                                               int64_t split_rows, uint64_t* candidates, const int64_t* starts,
+                                               int64_t capacity, int32_t* counts, int32_t way, int device,
+                                               void* stream) {
     const CollectArgs args{queries,
                            {database, rows, width},
                            {candidates, starts, capacity, splits},
                            limits,
+                           row_ones,
                            counts,
                            query_count,
                            rows,
                            split_rows,
                            enough};
-    if (many != 0) return launch_collect<CollectMany>("hamming_collect_many", args, {device, stream});
-    return launch_collect<CollectFew>("hamming_collect_few", args, {device, stream});
+    switch (way) {
+        case FEW:
+            return launch_collect<CollectFew>("hamming_collect_few", args, {device, stream});
+        case MANY:
+            return launch_collect<CollectMany>("hamming_collect_many", args, {device, stream});
+        default:
+            return launch_collect<CollectProducts>("hamming_collect_products", args, {device, stream});
+    }
 }
 
 // Candidates in order. ends: int64 [queries, splits]; offsets: int64 [queries + 1].

@@ -13,6 +13,7 @@
 #pragma once
 
 #include "cuda/codes.h"
+#include "cuda/tensor.h"
 
 namespace minerlib::cuda {
 
@@ -43,26 +44,33 @@ struct CollectArgs {
     const uint32_t* queries;  // [Q, width]
     Codes database;
     Segments segments;
-    const int32_t* limits;  // [Q]
-    int32_t* counts;        // [Q, splits], written
-    int64_t query_count;    // Q
-    int64_t rows;           // M
+    const int32_t* limits;    // [Q]
+    const int32_t* row_ones;  // [M]: bits that a row has; read by products of more than 4 words
+    int32_t* counts;          // [Q, splits], written
+    int64_t query_count;      // Q
+    int64_t rows;             // M
     int64_t split_rows;
     int64_t enough;
 };
 
-template <int WORDS, bool MANY> struct Collect {
+// How a block meets its queries: FEW and MANY count bits; PRODUCTS are 1-bit matrix products (tensor.h), for devices of
+// compute capability 8 and 9.
+constexpr int FEW = 0, MANY = 1, PRODUCTS = 2;
+
+template <int WORDS, int WAY> struct Collect {
     using Args = CollectArgs;
     static constexpr int THREADS = 256;
-    static constexpr int RESIDENT = STEP<WORDS> == 8 ? 3 : 4;
-    static constexpr int QUERIES = MANY ? 32 : 4;            // of a block
-    static constexpr int ROWS = WORDS == LONG ? 2 : 4;       // in a thread's registers
-    static constexpr int TURNS = MANY ? 1 : 8;               // of all threads with other rows in a tile
+    static constexpr int RESIDENT = WAY == PRODUCTS ? 2 : STEP<WORDS> == 8 ? 3 : 4;
+    static constexpr int QUERIES = WAY == FEW ? 4 : 32;                       // of a block
+    static constexpr int ROWS = WAY == PRODUCTS ? 4 : WORDS == LONG ? 2 : 4;  // of a thread at a time
+    static constexpr int TURNS = WAY == FEW ? 8 : 1;         // of all threads with other rows in a tile
     static constexpr int GROUP = WORDS == LONG ? 4 : 1;      // queries that meet a thread's rows side by side
     static constexpr int TILE = THREADS * ROWS * TURNS;      // rows
     static constexpr int MASKS = TILE / WARP;                // words of a query
     static constexpr int SECTION = MASKS < 32 ? MASKS : 32;  // masks that are added up by one thread
     static constexpr int SECTIONS = MASKS / SECTION;
+    static constexpr int HALVES = WORDS == 1 || WORDS == 2 ? 1 : 2;   // of 128 bits that a product adds up
+    static constexpr bool COMPLEMENTS = WORDS != LONG && WORDS <= 4;  // whether a product is a distance
 
     struct Shared {
         alignas(16) uint32_t query[WORDS == LONG ? 1 : QUERIES * WORDS];  // long codes are read where they are
@@ -70,6 +78,9 @@ template <int WORDS, bool MANY> struct Collect {
         int32_t section[QUERIES][SECTIONS];  // hits, then the place of a section's first hit in its segment
         int32_t limit[QUERIES];
         int32_t count[QUERIES];
+        alignas(
+            16) uint32_t part[WAY == PRODUCTS ? QUERIES * MASKS * 4 : 1];  // masks as the lanes of a group know them
+        int32_t ones[WAY == PRODUCTS ? QUERIES : 1];                       // bits that a query has
     };
 
     MINERLIB_DEVICE static void run(const Block& block, const Args& args) {
@@ -87,13 +98,32 @@ template <int WORDS, bool MANY> struct Collect {
             if (thread < live) {
                 shared.limit[thread] = args.limits[first_query + thread];
                 shared.count[thread] = 0;
+                if constexpr (WAY == PRODUCTS) {
+                    const uint32_t* words = args.queries + (first_query + thread) * args.database.width;
+                    int32_t ones = 0;
+                    for (int w = 0; w < args.database.width; ++w) ones += popcount(words[w]);
+                    shared.ones[thread] = ones;
+                }
             }
         });
         for (int64_t first = start; first < stop; first += TILE) {
-            block.phase([&](int thread) { compare(args, shared, first, stop, first_query, live, thread); });
+            block.phase([&](int thread) {
+                if constexpr (WAY == PRODUCTS) {
+                    multiply(args, shared, first, stop, first_query, live, thread);
+                } else {
+                    compare(args, shared, first, stop, first_query, live, thread);
+                }
+            });
             const bool found = block.any([&](int thread) {
                 uint32_t masks = 0;
-                for (int i = thread; i < live * MASKS; i += THREADS) masks |= shared.mask[i / MASKS][i % MASKS];
+                for (int i = thread; i < live * MASKS; i += THREADS) {
+                    uint32_t& mask = shared.mask[i / MASKS][i % MASKS];
+                    if constexpr (WAY == PRODUCTS) {
+                        const Vector<4> parts = reinterpret_cast<const Vector<4>*>(shared.part)[i];
+                        mask = parts.word[0] | parts.word[1] | parts.word[2] | parts.word[3];
+                    }
+                    masks |= mask;
+                }
                 return masks != 0;
             });
             if (!found) continue;
@@ -166,6 +196,87 @@ private:
                     ballots(shared.mask[q + g] + turn * ROWS * (THREADS / WARP), thread, hit);
                 }
             }
+        }
+    }
+
+    // The same by products: a warp has 32 queries by 32 rows at a time. Up to 4 words, [a, ~a] times [~b, b] is the
+    // distance itself; beyond, a times b are the bits that both have, and the distance is |a| + |b| - 2 a b.
+    MINERLIB_DEVICE static void multiply(const Args& args, Shared& shared, int64_t first, int64_t stop,
+                                         int64_t first_query, int live, int thread) {
+        const int lane = thread % WARP, group = lane / 4, t = lane % 4;
+        for (int m = thread / WARP * ROWS; m < (thread / WARP + 1) * ROWS; ++m) {
+            const int64_t base = first + m * WARP;
+            int32_t d[2][4][4] = {};  // [queries of 16, rows of 8]
+            for (int step = 0; step < steps<WORDS>(args.database.width); ++step) {
+                const auto queries_from = [&](int lowest) {
+                    return fragment<2 * HALVES>(
+                        [&args, &shared, first_query, live, lowest, step](int of, uint32_t (&word)[2 * HALVES]) {
+                            MINERLIB_UNROLL
+                            for (int i = 0; i < 2 * HALVES; ++i) {
+                                const int q = least(lowest + i % 2 * 8 + of / 4, live - 1);
+                                const uint32_t* words = words_of(args, shared, first_query, q);
+                                word[i] =
+                                    operand<false>(of % 4 + i / 2 * 4, [&](int w) { return words[step * 8 + w]; });
+                            }
+                        },
+                        lane);
+                };
+                const auto low = queries_from(0), high = queries_from(16);
+                MINERLIB_UNROLL
+                for (int j = 0; j < 4; ++j) {
+                    const auto rows = fragment<HALVES>(
+                        [&args, stop, base, j, step](int of, uint32_t (&word)[HALVES]) {
+                            const int64_t row = least(base + j * 8 + of / 4, stop - 1);
+                            MINERLIB_UNROLL
+                            for (int i = 0; i < HALVES; ++i) {
+                                word[i] = operand<true>(of % 4 + i * 4, [&](int w) {
+                                    return word_of<WORDS>(args.database, row, step * 8 + w);
+                                });
+                            }
+                        },
+                        lane);
+                    multiply_bits<HALVES>(d[0][j], low, rows, lane);
+                    multiply_bits<HALVES>(d[1][j], high, rows, lane);
+                }
+            }
+            int32_t ones[4][2] = {};
+            if constexpr (!COMPLEMENTS) {
+                MINERLIB_UNROLL
+                for (int i = 0; i < 8; ++i)
+                    ones[i / 2][i % 2] = args.row_ones[least(base + i / 2 * 8 + 2 * t + i % 2, stop - 1)];
+            }
+            const int64_t left = stop - base;
+            const uint32_t inside = left >= WARP ? ~uint32_t{0} : left <= 0 ? 0 : (uint32_t{1} << left) - 1;
+            MINERLIB_UNROLL
+            for (int i = 0; i < 4; ++i) {
+                const int q = i * 8 + group;
+                int32_t limit = q < live ? shared.limit[q] : -1;
+                if constexpr (!COMPLEMENTS) limit -= shared.ones[least(q, live - 1)];
+                int32_t value[8], nearest = INT32_MAX;
+                MINERLIB_UNROLL
+                for (int r = 0; r < 8; ++r) {
+                    const int32_t product = d[i / 2][r / 2][i % 2 * 2 + r % 2];
+                    value[r] = COMPLEMENTS ? product : ones[r / 2][r % 2] - 2 * product;
+                    nearest = least(nearest, value[r]);
+                }
+                uint32_t mask = 0;
+                if (nearest <= limit) {
+                    MINERLIB_UNROLL
+                    for (int r = 0; r < 8; ++r) mask |= static_cast<uint32_t>(value[r] <= limit) << (r / 2 * 8 + r % 2);
+                }
+                shared.part[(q * MASKS + m) * 4 + t] = mask << 2 * t & inside;
+            }
+        }
+    }
+
+    // Word `place` of an operand: of a code, or of a code and its complement; ROW: the complement first.
+    template <bool ROW, class WordOf> MINERLIB_DEVICE static uint32_t operand(int place, WordOf word_of) {
+        if constexpr (!COMPLEMENTS) {
+            return word_of(place);
+        } else {
+            if (place >= 2 * WORDS) return 0;
+            const uint32_t word = word_of(place % WORDS);
+            return (place < WORDS) == ROW ? ~word : word;
         }
     }
 

@@ -3,7 +3,8 @@
 // Candidates of a query, over all its segments, lie in index order. A block sorts them by counting, stably: thread t
 // takes the t-th part of them and counts distances in a column of its own in shared memory; a running sum over
 // distances first and threads second gives each thread its first place for each distance. Shared memory holds WINDOW
-// distances at a time; the first window is often the last, because windows end where the places are filled.
+// distances at a time, from the least that there is; the first window is often the last, because windows end where
+// the places are filled.
 //
 // Candidates uint64 (hamming_collect.h), indices int64 and distances int32 [offsets[Q]]. Limits: less than 2^32
 // candidates of a query.
@@ -31,15 +32,28 @@ struct Select {
         uint32_t place[WINDOW * THREADS];  // [distance, thread]
         uint32_t rows[WINDOW];
         int64_t filled;
+        int32_t least;
     };
 
     MINERLIB_DEVICE static void run(const Block& block, const Args& args) {
         Shared& shared = *block.shared<Shared>();
         const int64_t query = block.x(), offset = args.offsets[query], wanted = args.offsets[query + 1] - offset;
         block.phase([&](int thread) {
-            if (thread == 0) shared.filled = 0;
+            int nearest = args.values;
+            if (args.values > WINDOW) {
+                each_candidate(args, query, thread,
+                               [&](uint64_t candidate) { nearest = least(nearest, distance_of(candidate)); });
+            }
+            shared.rows[thread] = static_cast<uint32_t>(nearest);
         });
-        for (int lowest = 0; lowest < args.values && shared.filled < wanted; lowest += WINDOW) {
+        block.phase([&](int thread) {
+            if (thread != 0) return;
+            int nearest = args.values;
+            for (int t = 0; t < THREADS; ++t) nearest = least(nearest, static_cast<int>(shared.rows[t]));
+            shared.least = args.values > WINDOW ? nearest : 0;
+            shared.filled = 0;
+        });
+        for (int lowest = shared.least; lowest < args.values && shared.filled < wanted; lowest += WINDOW) {
             block.phase([&](int thread) {
                 uint32_t* column = shared.place + thread;
                 for (int i = 0; i < WINDOW; ++i) column[i * THREADS] = 0;

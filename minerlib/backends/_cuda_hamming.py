@@ -15,6 +15,7 @@ second `collect` knows all sizes. A query set whose candidates outgrow the memor
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,9 +33,10 @@ MOST_ROWS = (1 << 31) - 1
 MOST_BITS = (1 << 23) - 8  # of a code
 ALL = 1 << 62
 
+FEW, MANY, PRODUCTS = 0, 1, 2  # ways of `collect` to meet queries, see csrc/cuda/hamming_collect.h
 BLOCKS = 4096  # wanted on the device: several rounds even of the largest, so that the last one is short
 MANY_FROM = 8  # queries for which a block takes QUERIES of them
-QUERIES = {True: 32, False: 4}  # of a block of `collect`, see csrc/cuda/hamming_collect.h
+QUERIES = (4, 32, 32)  # of a block of `collect`, by its way
 SHARED = 48 << 10  # bytes of shared memory that every architecture gives a block
 COUNT_THREADS = 64
 MOST_THREAD_ROWS = 0xFFFF
@@ -43,7 +45,7 @@ MOST_THREAD_ROWS = 0xFFFF
 # ------------------------------------------------------------------ codes as the kernels take them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Codes:
     """Codes as words, row by row, or in planes of up to four words (csrc/cuda/codes.h)."""
 
@@ -56,6 +58,14 @@ class Codes:
     def values(self) -> int:
         """How many distances there can be."""
         return self.bits + 1
+
+    @functools.cached_property
+    def ones(self) -> torch.Tensor:  # [rows] int32
+        """Bits that each row has: distances from nothing; of planes."""
+        nothing = self.words.new_zeros((1, self.width))
+        out = torch.empty((1, self.count), dtype=torch.int32, device=self.words.device)
+        _launch("hamming_distance", out, nothing, 1, self.words, self.count, self.width, out)
+        return out[0]
 
     def rows(self, first: int, last: int) -> Codes:
         """Some of the rows, as a view; not of planes."""
@@ -251,11 +261,12 @@ def _collect(
     limits: torch.Tensor,  # [Q] int32
     enough: int,  # rows by (distance, index) that are wanted of each query
     expected: int,  # candidates of a query
+    products: bool = False,
 ) -> Hits | None:
     """The rows within each query's limit; None where they need too much memory at once."""
-    many = queries.count >= MANY_FROM
-    step = tile_rows(queries.width, many)
-    splits, split_rows = splits_for(-(-queries.count // QUERIES[many]), database.count, step)
+    way = PRODUCTS if products else MANY if queries.count >= MANY_FROM else FEW
+    step = tile_rows(queries.width, way)
+    splits, split_rows = splits_for(-(-queries.count // QUERIES[way]), database.count, step)
     mean = expected / splits
     capacity = min(split_rows, int(mean + 6 * math.sqrt(mean)) + 32)
     if queries.count > 1 and queries.count * splits * capacity > 2 * MOST:
@@ -263,10 +274,12 @@ def _collect(
     device = queries.words.device
     found = torch.empty((queries.count, splits), dtype=torch.int32, device=device)
 
+    ones = database.ones if products and queries.width > 4 else None
+
     def run(candidates: torch.Tensor, starts: torch.Tensor | None) -> None:
         _launch(
             "hamming_collect", found, queries.words, queries.count, database.words, database.count,
-            queries.width, limits, enough, splits, split_rows, candidates, starts, capacity, found, int(many),
+            queries.width, limits, ones, enough, splits, split_rows, candidates, starts, capacity, found, way,
         )  # fmt: skip
 
     candidates = torch.empty(queries.count * splits * capacity, dtype=torch.int64, device=device)
@@ -285,9 +298,9 @@ def _collect(
     return Hits(candidates, starts, 0, ends)
 
 
-def tile_rows(width: int, many: bool) -> int:
+def tile_rows(width: int, way: int) -> int:
     """Rows that a block of `collect` takes at a time, see csrc/cuda/hamming_collect.h."""
-    return 256 * (4 if width <= 8 else 2) * (1 if many else 8)
+    return 256 * (4 if width <= 8 or way == PRODUCTS else 2) * (8 if way == FEW else 1)
 
 
 def _select(
@@ -307,8 +320,13 @@ def search(
     queries: torch.Tensor,  # [Q, bytes] uint8
     database: torch.Tensor,  # [M, bytes] uint8
     k: int,
+    products: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # int32 [Q, k] distances, int64 [Q, k] indices
-    """The k nearest rows of each query by (distance, index); the host waits twice for each set of queries."""
+    """The k nearest rows of each query by (distance, index); the host waits twice for each set of queries.
+
+    products: compare by 1-bit matrix products, for GPUs of compute capability 8 and 9. Nobody asks for it but
+    the tests and benchmarks, until a GPU has shown where it pays.
+    """
     distances = torch.empty((len(queries), k), dtype=torch.int32, device=queries.device)
     indices = torch.empty((len(queries), k), dtype=torch.int64, device=queries.device)
     x, y = as_words(queries, False), as_words(database, True)
@@ -316,7 +334,7 @@ def search(
     if k > sample // 2:
         sample = y.count
     for first, last in _chunks(x.count, max(2 * k * y.count // sample, x.values)):
-        _search(x.rows(first, last), y, k, sample, distances[first:last], indices[first:last])
+        _search(x.rows(first, last), y, k, sample, products, distances[first:last], indices[first:last])
     return distances, indices
 
 
@@ -325,6 +343,7 @@ def _search(
     database: Codes,
     k: int,
     sample: int,
+    products: bool,
     distances: torch.Tensor,  # [Q, k] int32, written
     indices: torch.Tensor,  # [Q, k] int64, written
 ) -> None:
@@ -332,12 +351,12 @@ def _search(
     limits = (within < k).sum(1, dtype=torch.int32)  # the least distance up to which k rows lie
     most = int(within.gather(1, limits[:, None].long()).max())
     most += 4 * math.isqrt(most) + 4  # what a sample of so many may miss
-    hits = _collect(queries, database, limits, k, most * database.count // sample)
+    hits = _collect(queries, database, limits, k, most * database.count // sample, products)
     if hits is None:
         half = queries.count // 2
         for part in (slice(0, half), slice(half, queries.count)):
             some = queries.rows(part.start, part.stop)
-            _search(some, database, k, sample, distances[part], indices[part])
+            _search(some, database, k, sample, products, distances[part], indices[part])
         return
     offsets = torch.arange(queries.count + 1, device=limits.device) * k
     _select(hits, offsets, queries.values, indices, distances)
