@@ -6,39 +6,13 @@
 // metric's value is its square root for `euclidean`, else the selection value itself.
 #pragma once
 
+#include "double_tiles.h"
 #include "memory.h"
 #include "pool.h"
 #include "problem.h"
-#include "simd.h"
 
 namespace minerlib {
 namespace MINERLIB_ISA {
-
-struct SquaredDifference {
-    static Lanes term(Lanes x, Lanes y) {
-        const Lanes t = x - y;
-        return t * t;
-    }
-};
-struct Product {
-    static Lanes term(Lanes x, Lanes y) { return x * y; }
-};
-
-// COUNT sums of one row x against the rows y[0..COUNT): independent chains hide the latency of the addition.
-template <class Term, int COUNT, class X, class Y>
-static inline void eight_lane_sums(const X* x, const Y* const* y, int64_t dims, double* out) {
-    Lanes acc[COUNT] = {};
-    int64_t k = 0;
-    for (; k + 8 <= dims; k += 8) {
-        const Lanes xk = lanes(x + k);
-        for (int c = 0; c < COUNT; ++c) acc[c] = acc[c] + Term::term(xk, lanes(y[c] + k));
-    }
-    if (k < dims) {
-        const Lanes xk = lanes(x + k, dims - k);
-        for (int c = 0; c < COUNT; ++c) acc[c] = acc[c] + Term::term(xk, lanes(y[c] + k, dims - k));
-    }
-    for (int c = 0; c < COUNT; ++c) out[c] = lane_sum(acc[c]);
-}
 
 template <class T> class Canonical {
 public:
@@ -56,10 +30,10 @@ public:
         const T* rows[COUNT];
         for (int c = 0; c < COUNT; ++c) rows[c] = y(j[c]);
         if (metric_ != Metric::cosine) {
-            eight_lane_sums<SquaredDifference, COUNT>(x(i), rows, dims_, out);
+            lane_sums<true, COUNT>(x(i), rows, dims_, out);
             return;
         }
-        eight_lane_sums<Product, COUNT>(x(i), rows, dims_, out);
+        lane_sums<false, COUNT>(x(i), rows, dims_, out);
         for (int c = 0; c < COUNT; ++c) {
             const double scale = x_norm_[i] * y_norm_[j[c]];
             out[c] = 1.0 - (scale != 0 ? out[c] / scale : 0.0);
@@ -103,7 +77,7 @@ private:
             for (int64_t i = b * block; i < count && i < (b + 1) * block; ++i) {
                 const T* row = rows + i * dims_;
                 double squared;
-                eight_lane_sums<Product, 1>(row, &row, dims_, &squared);
+                lane_sums<false, 1>(row, &row, dims_, &squared);
                 out[i] = std::sqrt(squared);
             }
         });

@@ -107,8 +107,8 @@ private:
         const T* x = static_cast<const T*>(problem_.anchors.data) + i * filter_.dims;
         const T* y = static_cast<const T*>(problem_.columns.data) + j * filter_.dims;
         double xx, yy;
-        eight_lane_sums<Product, 1>(x, &x, filter_.dims, &xx);
-        eight_lane_sums<Product, 1>(y, &y, filter_.dims, &yy);
+        lane_sums<false, 1>(x, &x, filter_.dims, &xx);
+        lane_sums<false, 1>(y, &y, filter_.dims, &yy);
         const double x_norm = std::sqrt(xx), y_norm = std::sqrt(yy);
         double lane[8] = {};
         for (int64_t k = 0; k < filter_.dims; ++k) {

@@ -81,13 +81,6 @@ static inline Lanes lanes(const float* p) {
     return __builtin_convertvector(*reinterpret_cast<const HalfLanes*>(p), Lanes);
 }
 
-// The last count < 8 values, zeros behind them.
-template <class T> static inline Lanes lanes(const T* p, int64_t count) {
-    T padded[8] = {};
-    std::memcpy(padded, p, sizeof(T) * static_cast<size_t>(count));
-    return lanes(padded);
-}
-
 static inline double lane_sum(Lanes a) { return ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7])); }
 
 #if MINERLIB_ISA_LEVEL >= 2
