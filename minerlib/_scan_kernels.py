@@ -192,7 +192,7 @@ def _edges(
     low, high = value - slack, value + slack
     if metric == EUCLIDEAN:
         low = low * low if low > 0.0 else -np.inf
-        high = high * high if high > 0.0 else -np.inf
+        high = high * high if high >= 0.0 else -np.inf
         if np.isinf(
             high
         ):  # every distance is larger than a negative value, and none as large as such a square
@@ -241,7 +241,8 @@ def _extreme(
             )
         edge = min(min(e0, e1), min(e2, e3))
         high_out = min(high_out, edge + 2.0 * reach + abs(edge) * _ULPS)
-    best, best_value = -1, 0.0
+    kind = SQUARED if metric == EUCLIDEAN else metric  # nearest is decided before the root is taken
+    best, best_kind, best_value = -1, 0.0, 0.0
     for begin in range(0, columns.size, _BLOCK):
         end = min(begin + _BLOCK, columns.size)
         candidates = 0
@@ -252,11 +253,12 @@ def _extreme(
         for i in range(begin, end):
             if not (keys[i] >= low_out and keys[i] <= high_out):
                 continue
-            value = _value(x, y, a, columns[i], x_norm, y_norm, metric, lanes)
+            found = _value(x, y, a, columns[i], x_norm, y_norm, kind, lanes)
+            value = np.sqrt(found) if metric == EUCLIDEAN else found
             if not (r0 <= value <= r1 and t0 < value < t1):
                 continue
-            if best < 0 or (value > best_value if farthest else value < best_value):
-                best, best_value = columns[i], value
+            if best < 0 or (found > best_kind if farthest else found < best_kind):
+                best, best_kind, best_value = columns[i], found, value
     return best, best_value
 
 
