@@ -7,6 +7,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
+#include <tuple>
+#include <utility>
+
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
 #include "cpu/pairs.h"
@@ -392,6 +396,74 @@ py::tuple losses_batch_all(const std::string& isa, const Call& call, double marg
     return py::make_tuple(result.loss, into_x, into_y);
 }
 
+// index [N, 2], -1 for none, and value [N, 2].
+py::tuple scan_choose(const std::string& isa, const Call& call, const std::array<bool, 2>& wanted,
+                      const std::array<bool, 2>& nearest, const std::array<double, 2>& at_least,
+                      const std::array<double, 2>& most, int second) {
+    ChoiceRule rule = {};
+    for (size_t side = 0; side < 2; ++side) {
+        rule.wanted[side] = wanted[side];
+        rule.nearest[side] = nearest[side];
+        rule.at_least[side] = at_least[side];
+        rule.most[side] = most[side];
+    }
+    rule.second = second;
+    Indices index({call.view.anchors.rows, int64_t{2}});
+    Array<double> value({call.view.anchors.rows, int64_t{2}});
+    int64_t* chosen = index.mutable_data();
+    double* distance = value.mutable_data();
+    const Kernels& kernels = kernels_for(isa);
+    {
+        py::gil_scoped_release release;
+        kernels.scan_choose(call.view, rule, chosen, distance);
+    }
+    return py::make_tuple(index, value);
+}
+
+// (anchors, columns) of lists, which are emptied.
+py::tuple listed(ColumnLists& lists, int threads) {
+    Indices offsets(static_cast<int64_t>(lists.size()) + 1);
+    int64_t* starts = offsets.mutable_data();
+    list_offsets(lists, starts);
+    Indices anchors(starts[lists.size()]), columns(starts[lists.size()]);
+    int64_t *a = anchors.mutable_data(), *c = columns.mutable_data();
+    {
+        py::gil_scoped_release release;
+        list_pairs(lists, threads, starts, a, c);
+        ColumnLists().swap(lists);
+    }
+    return py::make_tuple(anchors, columns);
+}
+
+// ((anchors, positives), (anchors, negatives)); edges None: those of each anchor itself.
+py::tuple scan_pairs(const std::string& isa, const Call& call, double epsilon, const py::object& edges) {
+    PairRule rule = {epsilon, edges.is_none(), 0, 0};
+    if (!rule.own_edges) std::tie(rule.near, rule.far) = edges.cast<std::pair<double, double>>();
+    const size_t n = static_cast<size_t>(call.view.anchors.rows);
+    ColumnLists positives(n), negatives(n);
+    const Kernels& kernels = kernels_for(isa);
+    {
+        py::gil_scoped_release release;
+        kernels.scan_pairs(call.view, rule, positives, negatives);
+    }
+    const py::tuple of_one_class = listed(positives, call.view.threads);
+    return py::make_tuple(of_one_class, listed(negatives, call.view.threads));
+}
+
+// (anchors, columns) of every pair of one class, or of two.
+py::tuple every_pair(const Call& call, bool same) {
+    Indices offsets(call.view.anchors.rows + 1);
+    int64_t* starts = offsets.mutable_data();
+    class_offsets(call.view, same, starts);
+    Indices anchors(starts[call.view.anchors.rows]), columns(starts[call.view.anchors.rows]);
+    int64_t *a = anchors.mutable_data(), *c = columns.mutable_data();
+    {
+        py::gil_scoped_release release;
+        class_pairs(call.view, same, starts, a, c);
+    }
+    return py::make_tuple(anchors, columns);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
@@ -417,4 +489,7 @@ PYBIND11_MODULE(_native, module) {
     module.def("hamming_average_precision", &hamming_average_precision);
     module.def("losses_triplet", &losses_triplet);
     module.def("losses_batch_all", &losses_batch_all);
+    module.def("scan_choose", &scan_choose);
+    module.def("scan_pairs", &scan_pairs);
+    module.def("every_pair", &every_pair);
 }

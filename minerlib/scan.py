@@ -50,13 +50,10 @@ class Scan:
         self.x_norm = self.y_norm if y is x else norms(x)
         self.own, self.metric = _NOWHERE if own is None else own, metric
 
-    def _chunks(
-        self, elements: int = _ELEMENTS, anchors: np.ndarray | None = None
-    ) -> Iterator[tuple[int, int, np.ndarray]]:
+    def _chunks(self, elements: int = _ELEMENTS) -> Iterator[tuple[int, int, np.ndarray]]:
         """(first, last, products [last - first, M]) of consecutive anchors; the products are overwritten."""
-        x = self.x if anchors is None or len(anchors) == len(self.x) else self.x[anchors]
-        rows = max(1, elements // max(1, len(self.y)))
-        rows = min(rows, max(1, len(x)))
+        x = self.x
+        rows = min(max(1, elements // max(1, len(self.y))), max(1, len(x)))
         buffer = np.empty((rows, len(self.y)), dtype=self.x.dtype)
         transposed = self.y.T
         with np.errstate(
@@ -102,22 +99,17 @@ class Scan:
             self._over(last - first, work)
         return index, value
 
-    def pairs(
-        self,
-        epsilon: float,
-        edges: tuple[float, float] | None,
-        anchors: np.ndarray | None = None,  # those asked for, all of them when there is none
-    ) -> Pairs:
+    def pairs(self, epsilon: float, edges: tuple[float, float] | None) -> Pairs:
         """Positives with d + epsilon > edge and negatives with d - epsilon < edge: (a1, p, a2, n).
 
         Without edges they are each anchor's nearest negative and farthest positive.
         """
         from minerlib import _scan_kernels as _kernels
 
-        anchors = np.arange(len(self.x)) if anchors is None else anchors
+        anchors = np.arange(len(self.x))
         parts: list[list[np.ndarray]] = [[], [], [], []]
         limits = (epsilon, *(edges or (0.0, 0.0)))
-        for first, last, g in self._chunks(_LISTED, anchors):
+        for first, last, g in self._chunks(_LISTED):
             rows = anchors[first:last]
             marks = np.empty(g.shape, dtype=np.uint8)
             counts = np.empty((last - first, 2), dtype=np.int64)
@@ -182,20 +174,6 @@ class Scan:
 
         over_chunks(len(anchors), 1, self.x.shape[1], work)
         return out
-
-    @property
-    def positive_count(self) -> int:
-        """How many pairs of one class there are, rows paired with themselves among them."""
-        return int(np.diff(self.class_starts)[self.x_class].sum())
-
-    def positive_pairs(self) -> tuple[np.ndarray, np.ndarray]:  # anchors [P], columns [P]
-        """Every pair of one class, by anchor, then column."""
-        sizes = np.diff(self.class_starts)[self.x_class]
-        anchors = np.repeat(np.arange(len(self.x)), sizes)
-        place = np.arange(len(anchors)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        columns = self.members[self.class_starts[self.x_class[anchors]] + place]
-        others = columns != anchors + self.own
-        return anchors[others], columns[others]
 
     def triplets(self, above: float, up_to: float) -> np.ndarray:  # [3, T] int64
         """Every triplet with above < d(a, n) - d(a, p) <= up_to, by anchor, positive, negative."""

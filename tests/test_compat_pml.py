@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-import pickle
-from collections import namedtuple
-from types import SimpleNamespace
+import contextlib
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
-from pytorch_metric_learning import distances, losses
+from pytorch_metric_learning import distances
 from pytorch_metric_learning import miners as originals
 
 import minerlib
 from minerlib import scan
-from minerlib.compat import pytorch_metric_learning as compat
-from minerlib.compat.pytorch_metric_learning import _batch, miners
+from minerlib.backends import native
+from minerlib.compat.pytorch_metric_learning import miners
 
 EUCLIDEAN = {"normalize_embeddings": False}
 DISTANCES = {
@@ -57,6 +55,18 @@ CASES = {
     "similarity": ("MultiSimilarityMiner", {}),
     "similarity 0": ("MultiSimilarityMiner", {"epsilon": 0.0}),
 }  # fmt: skip
+
+
+KERNELS = (*native.instruction_sets(), "numba")
+
+
+@contextlib.contextmanager
+def using(kernels: str) -> Iterator[None]:
+    """The miners on one instruction set of the native kernels, or on numba's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(miners, "_native", lambda: kernels != "numba")
+        with contextlib.nullcontext() if kernels == "numba" else native.use_instruction_set(kernels):
+            yield
 
 
 def build(module, case: str, distance: str, **more):
@@ -102,12 +112,17 @@ def test_the_same_sets_on_200_random_batches(case):
         if seed % 3 == 2:  # a reference of another size, which lacks a class and has one of its own
             z, w = batch(seed + 1000, rows=1 + seed % 40)
             z = torch.randn(len(z), x.shape[1], dtype=z.dtype, generator=torch.Generator().manual_seed(seed))
-            expected, got = theirs(x, y, z, w), served(ours, x, y, z, w)
+            arguments = (x, y, z, w)
         else:
-            expected, got = theirs(x, y), served(ours, x, y)
-        assert len(got) == len(expected)
-        assert pair_sets(got) == pair_sets(expected), seed
-        assert all(index.dtype == torch.long and index.ndim == 1 for index in got)
+            arguments = (x, y)
+        expected = theirs(*arguments)
+        sets = pair_sets(expected)
+        for kernels in KERNELS if "triplets" not in case else ("numba",):  # which has no other
+            with using(kernels):
+                got = served(ours, *arguments)
+            assert len(got) == len(expected)
+            assert pair_sets(got) == sets, (seed, kernels)
+            assert all(index.dtype == torch.long and index.ndim == 1 for index in got)
         found += sum(map(len, got))
     assert found > 200  # the batches are not idle
 
@@ -185,12 +200,12 @@ def test_exact_edges_and_ties_are_the_originals():
 # ------------------------------------------------------------------ canonical distances decide
 
 
-def adversarial(kind: str, dtype):
+def adversarial(kind: str, dtype, rows: int = 70):
     draw = np.random.default_rng(sum(map(ord, kind)))
-    x = draw.normal(size=(70, 9))
-    y = draw.integers(0, 6, 70)
+    x = draw.normal(size=(rows, 9))
+    y = draw.integers(0, max(6, rows // 8), rows)
     if kind == "duplicates":
-        x = x[draw.integers(0, 5, 70)]
+        x = x[draw.integers(0, 5, rows)]
     elif kind == "off centre":
         x = x * 0.3 + 3000
     elif kind == "grid":
@@ -246,13 +261,50 @@ def test_what_a_product_leaves_open_is_decided_by_canonical_distances(kind, powe
     }
     for case, miner in cases.items():
         miner.distance = distances.LpDistance(power=power, **EUCLIDEAN)
-        assert pair_sets(served(miner, x, y)) == by_definition(case, miner, d, y.numpy()), case
+        expected = by_definition(case, miner, d, y.numpy())
+        for kernels in KERNELS:
+            with using(kernels):
+                assert pair_sets(served(miner, x, y)) == expected, (case, kernels)
+
+
+@pytest.mark.skipif(len(KERNELS) < 2, reason="the native extension is not built")
+@pytest.mark.parametrize("kind", ["plain", "duplicates", "off centre", "grid", "zeros"])
+@pytest.mark.parametrize("distance", ["squared", "euclidean", "cosine"])
+def test_large_batches_are_one_answer_on_all_kernels(kind, distance):
+    """Beyond 1024 rows pairs are looked at once for both of their rows, or in blocks of anchors."""
+    x, y = adversarial(kind, torch.float32, 1031)
+    metric = {"squared": "sqeuclidean"}.get(distance, distance)
+    d = minerlib.pairwise_distance(x[:200], x, metric=metric).numpy()
+    edge = float(np.median(d))  # a distance of the batch: an exact edge
+    theirs = 1 - edge if distance == "cosine" else edge
+    for name, options in (
+        ("PairMarginMiner", {"pos_margin": theirs, "neg_margin": theirs}),
+        ("MultiSimilarityMiner", {"epsilon": edge / 20}),
+        ("BatchEasyHardMiner", {"pos_strategy": "easy", "neg_strategy": "semihard"}),
+        ("BatchEasyHardMiner", {"pos_strategy": "semihard", "neg_strategy": "easy"}),
+        ("BatchEasyHardMiner", {"pos_strategy": "all", "neg_strategy": "all"}),
+    ):
+        miner = getattr(miners, name)(**options, distance=DISTANCES[distance]())
+        answers = []
+        for kernels in KERNELS:
+            with using(kernels):
+                answers.append(served(miner, x, y))
+        for kernels, other in zip(KERNELS[:-1], answers[:-1], strict=True):
+            for one, two in zip(answers[-1], other, strict=True):
+                assert one.equal(two), (name, kernels)
+        assert len(answers[0][0]) > 0
 
 
 @pytest.mark.parametrize("kind", ["plain", "duplicates", "off centre", "huge"])
-def test_choices_are_those_of_mine(kind):
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_choices_are_those_of_mine(kind, kernels):
     x, y = adversarial(kind, torch.float32)
     distance = distances.LpDistance(**EUCLIDEAN)
+    with using(kernels):
+        check_choices_are_those_of_mine(x, y, distance)
+
+
+def check_choices_are_those_of_mine(x, y, distance):
     wide = [0, float("inf")]  # a range that changes nothing takes the path of ranges
     for p, n, strategy in (("hard", "hard", "hphn"), ("easy", "hard", "ephn"), ("hard", "easy", "hpen"),
                            ("easy", "easy", "epen")):  # fmt: skip
@@ -277,11 +329,13 @@ def test_answers_depend_neither_on_chunks_nor_on_threads(monkeypatch):
     cases = ["easy semihard", "triplets semihard 0.2", "pairs, many", "similarity", "hard ranges"]
     expected = {case: served(build(miners, case, "euclidean"), x, y) for case in cases}
     monkeypatch.setattr(scan, "_LISTED", 200)
-    monkeypatch.setattr(scan.Scan._chunks, "__defaults__", (200, None))
+    monkeypatch.setattr(scan.Scan._chunks, "__defaults__", (200,))
     minerlib.set_num_threads(3)
-    for case in cases:
-        again = served(build(miners, case, "euclidean"), x, y)
-        assert all(one.equal(other) for one, other in zip(expected[case], again, strict=True)), case
+    for kernels in KERNELS:
+        for case in cases:
+            with using(kernels):
+                again = served(build(miners, case, "euclidean"), x, y)
+            assert all(one.equal(other) for one, other in zip(expected[case], again, strict=True)), case
 
 
 def test_torch_precision_settings_change_nothing():
@@ -294,177 +348,3 @@ def test_torch_precision_settings_change_nothing():
     finally:
         torch.set_float32_matmul_precision(before)
     assert all(one.equal(other) for one, other in zip(expected, again, strict=True))
-
-
-# ------------------------------------------------------------------ contract
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_nothing_to_mine_gives_empty_indices(case):
-    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
-    miner = build(miners, case, "normalised euclidean")
-    everything = miner.__class__.__name__ == "BatchEasyHardMiner" and "all" in (
-        miner.pos_strategy, miner.neg_strategy
-    )  # fmt: skip
-    one_class, distinct = torch.zeros(6, dtype=torch.long), torch.arange(6)
-    for labels in (one_class, distinct):
-        output = miner(x, labels)
-        assert all(index.dtype == torch.long for index in output)
-        if not everything and "pairs" not in case:
-            assert all(len(index) == 0 for index in output), labels
-    output = miner(x[:0], distinct[:0])
-    assert len(output) == len(miner(x, distinct))
-    assert all(len(index) == 0 for index in output)
-
-
-@pytest.mark.parametrize(
-    "case", ["batch hard", "easy semihard", "hard all", "triplets all 0.2", "pairs", "similarity"]
-)
-@pytest.mark.parametrize("distance", DISTANCES)
-def test_statistics_are_the_originals(case, distance):
-    x, y = batch(11, rows=40)
-    theirs = build(originals, case, distance, collect_stats=True)
-    ours = build(miners, case, distance, collect_stats=True)
-    theirs.distance.collect_stats = ours.distance.collect_stats = True
-    expected = theirs(x, y)
-    got = ours(x, y)
-    assert pair_sets(got) == pair_sets(expected)
-    assert ours._record_these_stats == theirs._record_these_stats
-    assert ours._record_these_stats
-    for name in theirs._record_these_stats:
-        assert getattr(ours, name) == pytest.approx(getattr(theirs, name), rel=1e-7), name
-
-
-def test_norms_that_distances_record():
-    x, y = batch(12, rows=30)
-    theirs, ours = build(originals, "pairs", "cosine"), build(miners, "pairs", "cosine")
-    names = ["initial_avg_query_norm", "initial_avg_ref_norm", "final_avg_query_norm", "final_avg_ref_norm"]
-    for miner in (theirs, ours):
-        miner.distance = distances.CosineSimilarity(collect_stats=True)
-        miner(x, y, 2 * x, y.clone())
-    for name in names:
-        assert getattr(ours.distance, name) == pytest.approx(getattr(theirs.distance, name)), name
-
-
-@pytest.mark.parametrize(
-    ("distance", "reason"),
-    [
-        (distances.LpDistance(p=1), "p=1"),
-        (distances.LpDistance(power=3), "power=3"),
-        (distances.SNRDistance(), "SNRDistance"),
-        (distances.DotProductSimilarity(normalize_embeddings=False), "DotProductSimilarity"),
-    ],
-)
-def test_other_distances_are_answered_by_the_original(distance, reason):
-    x, y = batch(4, rows=30)
-    for case in ("batch hard", "triplets semihard 0.2", "pairs", "similarity", "easy semihard"):
-        name, options = CASES[case]
-        ours = getattr(miners, name)(**options, distance=distance)
-        expected = getattr(originals, name)(**options, distance=distance)(x, y)
-        got = ours(x, y)
-        assert all(one.equal(other) for one, other in zip(got, expected, strict=True))
-        assert reason in ours.fallback_reason
-    ours.distance = distances.LpDistance()
-    served(ours, x, y)  # the reason does not outlive the call
-
-
-def test_a_distance_of_ones_own_is_never_taken_for_its_base():
-    class Halved(distances.LpDistance):
-        def compute_mat(self, query_emb, ref_emb):
-            return super().compute_mat(query_emb, ref_emb) / 2
-
-    x, y = batch(6, rows=30)
-    ours = miners.PairMarginMiner(distance=Halved())
-    expected = originals.PairMarginMiner(distance=Halved())(x, y)
-    assert pair_sets(ours(x, y)) == pair_sets(expected)
-    assert "Halved" in ours.fallback_reason
-
-
-def test_rows_that_are_not_finite_do_not_stop_a_training_run():
-    x, y = batch(7, torch.float32, rows=20)
-    x[3, 0] = float("nan")
-    ours, theirs = miners.BatchHardMiner(), originals.BatchHardMiner()
-    assert all(one.equal(other) for one, other in zip(ours(x, y), theirs(x, y), strict=True))
-    assert "finite" in ours.fallback_reason
-
-
-def test_labels_shared_with_a_reference_of_other_rows():
-    """The originals then leave out (i, i), though the rows differ."""
-    x, y = batch(8, rows=30)
-    z = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(1))
-    for case in ("batch hard", "triplets all 0.2", "pairs", "similarity"):
-        ours = build(miners, case, "cosine")
-        assert pair_sets(ours(x, y, z, y)) == pair_sets(build(originals, case, "cosine")(x, y, z, y))
-        assert "shared" in ours.fallback_reason
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_low_precision_rows_are_compared_exactly(dtype):
-    """As the original does in float64 on the same rows, once they are normalised in their own type."""
-    x, y = batch(9, torch.float32, rows=50)
-    x = x.to(dtype)
-    for case in ("batch hard", "triplets semihard 0.2", "similarity"):
-        ours = build(miners, case, "normalised euclidean")
-        theirs = build(originals, case, "euclidean")
-        rows = ours.distance.maybe_normalize(x).double()
-        assert pair_sets(served(ours, x.requires_grad_(), y)) == pair_sets(theirs(rows, y)), case
-
-
-def test_labels_of_every_kind():
-    x, y = batch(10, rows=40)
-    expected = pair_sets(miners.BatchHardMiner()(x, y))
-    for labels in (y.int(), y.to(torch.uint8), y.float(), y.double() * 0.5, y * 2**40 - 2**50, -y):
-        assert pair_sets(served(miners.BatchHardMiner(), x, labels)) == expected
-    assert pair_sets(served(miners.BatchHardMiner(), x, y == 0)) == pair_sets(
-        originals.BatchHardMiner()(x, y == 0)
-    )
-
-
-def test_bad_shapes_are_refused_as_before():
-    with pytest.raises(ValueError, match="Number of embeddings"):
-        miners.BatchHardMiner()(torch.randn(4, 2), torch.zeros(3))
-    with pytest.raises(ValueError, match="semihard"):
-        miners.BatchEasyHardMiner("semihard", "semihard")
-    with pytest.raises(AssertionError, match="LpDistance"):
-        miners.DistanceWeightedMiner(distance=distances.CosineSimilarity())
-
-
-@pytest.mark.parametrize("case", ["batch hard", "ranges", "triplets all 0.2", "pairs", "similarity"])
-def test_modules_copy_and_pickle(case):
-    x, y = batch(13, rows=30)
-    ours = build(miners, case, "cosine")
-    assert isinstance(ours, originals.BaseMiner)
-    assert isinstance(ours, getattr(originals, CASES[case][0]))
-    expected = ours(x, y)
-    for twin in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
-        assert all(one.equal(other) for one, other in zip(twin(x, y), expected, strict=True))
-
-
-def test_named_tuples_of_version_3(monkeypatch):
-    """There a reference that is given is always a set of its own, and results have names."""
-    fake = SimpleNamespace(
-        TripletIndices=namedtuple("TripletIndices", "anchors positives negatives"),
-        PairIndices=namedtuple("PairIndices", "pos_anchors positives neg_anchors negatives"),
-    )
-    monkeypatch.setattr(_batch, "_types", fake)
-    x, y = batch(14, rows=30)
-    triplets = miners.BatchHardMiner().mine(x, y, None, None)
-    assert isinstance(triplets, fake.TripletIndices)
-    pairs = miners.PairMarginMiner().mine(x, y, None, None)
-    assert isinstance(pairs, fake.PairIndices)
-    monkeypatch.undo()
-    assert pair_sets(triplets) == pair_sets(originals.BatchHardMiner()(x, y))
-    assert pair_sets(pairs) == pair_sets(originals.PairMarginMiner()(x, y))
-
-
-def test_the_package_stands_in_for_the_original():
-    assert compat.miners.AngularMiner is originals.AngularMiner
-    assert compat.losses is losses
-    assert compat.distances.LpDistance is distances.LpDistance
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        _ = compat.nonsense
-    with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
-        _ = compat.miners.Nonsense
-
-
-# ------------------------------------------------------------------ random choices

@@ -23,12 +23,39 @@ struct Eligible {
     }
 };
 
+struct Interval {
+    double low, high;
+};
+
+constexpr double SLOP = 0x1p-49;  // covers the rounding of the few float64 operations on an edge
+
+// Between which values the metric's distance to a column lies whose float32 value is v.
+template <class T>
+static inline Interval distance_of(Metric metric, const Filter<T>& filter, double half_norm, int64_t column, double v) {
+    const double center = v + half_norm, error = filter.error(half_norm, filter.half_norm(column));
+    double low = filter.scale_out * (center - error), high = filter.scale_out * (center + error);
+    if (metric != Metric::cosine) low = std::max(low, 0.0), high = std::max(high, 0.0);
+    if (metric == Metric::euclidean) low = std::sqrt(low), high = std::sqrt(high);
+    return {low - SLOP * std::fabs(low), high + SLOP * std::fabs(high)};
+}
+
+// The float32 values, were they exact, that distances low .. high of the metric correspond to.
+template <class T>
+static inline Interval values_of(Metric metric, const Filter<T>& filter, double half_norm, double low, double high) {
+    const double inverse_scale = 1.0 / filter.scale_out;  // exact: a power of two
+    if (metric != Metric::cosine) low = std::max(low, 0.0);
+    if (metric == Metric::euclidean) low *= low, high *= high;
+    low *= inverse_scale;
+    high *= inverse_scale;
+    return {low - half_norm - SLOP * (std::fabs(low) + half_norm),
+            high - half_norm + SLOP * (std::fabs(high) + half_norm)};
+}
+
 template <class T> class AnchorRow {
 public:
     AnchorRow(const Problem& problem, const Canonical<T>& canonical, const Filter<T>& filter, double margin)
-        : problem_(problem), canonical_(canonical), filter_(filter), margin_(margin),
-          inverse_scale_(1.0 / filter.scale_out), columns_(problem.columns.rows), positives_(problem),
-          bits_(ceil_div(columns_, 64)) {}
+        : problem_(problem), canonical_(canonical), filter_(filter), margin_(margin), columns_(problem.columns.rows),
+          positives_(problem), bits_(ceil_div(columns_, 64)) {}
 
     // Turns to another anchor. values [M + padding] are its float32 values, which are overwritten; null where
     // there are none.
@@ -53,7 +80,7 @@ public:
         if (values != nullptr && positives_.own() >= 0)
             values[positives_.own()] = std::numeric_limits<float>::quiet_NaN();
         exact_ = false;
-        if (values == nullptr && negatives() > 0 && positives_count_ > 0) decide_exactly();
+        if (values == nullptr && negatives() > 0) decide_exactly();
     }
 
     int64_t anchor() const { return anchor_; }
@@ -68,6 +95,39 @@ public:
             if (!exact_) return found;
         }
         return find_exact(index, rule);
+    }
+
+    // Finds the negatives at a distance d that holds(d): true between low and high, false beyond them, and either
+    // within `slack` of the two. Returns how many.
+    template <class Holds> int64_t find_where(double low, double high, double slack, const Holds& holds) {
+        const double least = problem_.metric == Metric::cosine ? -std::numeric_limits<double>::infinity() : 0.0;
+        if (!(low < high) || high + slack < least) {
+            std::fill(bits_.get(), bits_.get() + ceil_div(columns_, 64), 0);
+            return 0;
+        }
+        if (!exact_) {
+            const Interval far_edge =
+                std::isinf(high) ? Interval{high, high} : value_interval(high - slack, high + slack);
+            int64_t found;
+            if (low + slack < least || std::isinf(low)) {
+                found = find_between<false, true>({}, far_edge, holds);
+            } else {
+                found = find_between<true, true>(value_interval(low - slack, low + slack), far_edge, holds);
+            }
+            if (!exact_) return found;
+        }
+        const double* d = exact_distances();
+        int64_t found = 0;
+        for (int64_t w = 0; w < columns_; w += 64) {
+            uint64_t inside = 0;
+            for (int bit = 0; bit < 64; ++bit) {
+                const bool in = d[w + bit] == d[w + bit] && holds(d[w + bit]);  // NaN: no negative
+                inside |= uint64_t{in} << bit;
+            }
+            bits_[w / 64] = inside;
+            found += __builtin_popcountll(inside);
+        }
+        return found;
     }
 
     // The r-th eligible negative in index order.
@@ -88,18 +148,52 @@ public:
 
     // The nearest eligible negative of the pair with positive(index), -1 where there is none.
     int64_t nearest_eligible(int64_t index, Eligible rule) {
-        if (find_eligible(index, rule) == 0) return -1;
+        return find_eligible(index, rule) == 0 ? -1 : extreme_eligible(true);
+    }
+
+    // The nearest or the farthest of the negatives found last, -1 where there are none.
+    int64_t extreme_eligible(bool nearest) {
+        const double sign = nearest ? 1.0 : -1.0;
         if (!exact_) {
             Shortlist list;
             list.reset();
-            scan_eligible(list);
-            if (!list.overflowed()) return decide(canonical_, anchor_, 1.0, list);
+            scan_eligible(list, nearest);
+            if (!list.overflowed()) return decide(canonical_, anchor_, sign, list);
             decide_exactly();
-            find_exact(index, rule);
         }
         Best best;
-        visit_eligible([&](int64_t column) { best.offer(selections_[column], column); });
+        visit_eligible([&](int64_t column) { best.offer(sign * selections_[column], column); });
         return best.column;
+    }
+
+    // The nearest or the farthest positive with low < d <= high, -1 where there is none.
+    int64_t extreme_positive(bool nearest, double low, double high) const {
+        double bound = std::numeric_limits<double>::infinity();
+        for (int64_t index = 0; values_ != nullptr && index < positives_count_; ++index) {
+            const Interval d = pair_interval(index);
+            if (d.low > low && d.high <= high) bound = std::min(bound, nearest ? d.high : -d.low);
+        }
+        Best best;
+        for (int64_t index = 0; index < positives_count_; ++index) {
+            if (values_ != nullptr) {
+                const Interval d = pair_interval(index);
+                if (d.high <= low || d.low > high || (nearest ? d.low : -d.high) > bound) continue;
+            }
+            const double selection = canonical_.selection(anchor_, positive_columns_[index]);
+            const double d = canonical_.value(selection);
+            if (d > low && d <= high) best.offer(nearest ? selection : -selection, positive_columns_[index]);
+        }
+        return best.column;
+    }
+
+    // Whether the distance d to positive(index) holds(d): false below low, true above, either within `slack` of it.
+    template <class Holds> bool positive_holds(int64_t index, double low, double slack, const Holds& holds) const {
+        if (values_ != nullptr) {
+            const Interval d = pair_interval(index);
+            if (d.low > low + slack) return true;
+            if (d.high < low - slack) return false;
+        }
+        return holds(pair_value(index));
     }
 
     int64_t nearest_negative() {
@@ -127,32 +221,16 @@ public:
 
 private:
     static constexpr int64_t UNKNOWN = -2;
-    static constexpr double SLOP = 0x1p-49;  // covers the rounding of the few float64 operations on an edge
-
-    struct Interval {
-        double low, high;
-    };
-
     double pair_value(int64_t index) const { return value(positive_columns_[index]); }
 
     // Between which values the metric's distance to positive(index) lies.
     Interval pair_interval(int64_t index) const {
-        const double center = positive_values_[index] + half_norm_;
-        const double error = filter_.error(half_norm_, filter_.half_norm(positive_columns_[index]));
-        double low = filter_.scale_out * (center - error), high = filter_.scale_out * (center + error);
-        if (problem_.metric != Metric::cosine) low = std::max(low, 0.0), high = std::max(high, 0.0);
-        if (problem_.metric == Metric::euclidean) low = std::sqrt(low), high = std::sqrt(high);
-        return {low - SLOP * std::fabs(low), high + SLOP * std::fabs(high)};
+        return distance_of(problem_.metric, filter_, half_norm_, positive_columns_[index], positive_values_[index]);
     }
 
     // The float32 values that distances low .. high of the metric correspond to.
     Interval value_interval(double low, double high) const {
-        if (problem_.metric != Metric::cosine) low = std::max(low, 0.0);
-        if (problem_.metric == Metric::euclidean) low *= low, high *= high;
-        low *= inverse_scale_;  // exact: a power of two
-        high *= inverse_scale_;
-        return {low - half_norm_ - SLOP * (std::fabs(low) + half_norm_),
-                high - half_norm_ + SLOP * (std::fabs(high) + half_norm_)};
+        return values_of(problem_.metric, filter_, half_norm_, low, high);
     }
 
     int64_t find_filtered(int64_t index, Eligible rule) {
@@ -161,15 +239,19 @@ private:
         Interval far_edge = {}, near_edge = {};
         if (rule.positive_score) far_edge = value_interval(dp.low + margin_ - slack, dp.high + margin_ + slack);
         if (rule.below_margin || rule.farther) near_edge = value_interval(dp.low - slack, dp.high + slack);
-        if (!rule.positive_score) return find_between<true, false>(index, rule, near_edge, far_edge);
-        if (!rule.below_margin) return find_between<false, true>(index, rule, near_edge, far_edge);
-        return find_between<true, true>(index, rule, near_edge, far_edge);
+        double positive_distance = std::numeric_limits<double>::quiet_NaN();
+        const auto holds = [&](double negative_distance) {
+            if (std::isnan(positive_distance)) positive_distance = pair_value(index);
+            return rule.holds(positive_distance, negative_distance, margin_);
+        };
+        if (!rule.positive_score) return find_between<true, false>(near_edge, far_edge, holds);
+        if (!rule.below_margin) return find_between<false, true>(near_edge, far_edge, holds);
+        return find_between<true, true>(near_edge, far_edge, holds);
     }
 
     // Columns surely between the edges are taken, those surely outside are not, float64 decides the others.
-    template <bool NEAR, bool FAR>
-    int64_t find_between(int64_t index, Eligible rule, Interval near_edge, Interval far_edge) {
-        double positive_distance = std::numeric_limits<double>::quiet_NaN();
+    template <bool NEAR, bool FAR, class Holds>
+    int64_t find_between(Interval near_edge, Interval far_edge, const Holds& holds) {
         int64_t found = 0;
         for (int64_t g = 0; g < columns_; g += GROUP) {
             const double error = filter_.error(half_norm_, filter_.group_half_norm(g / GROUP));
@@ -194,8 +276,7 @@ private:
                 }
                 for (uint64_t asked = possible & ~inside; asked != 0; asked &= asked - 1) {
                     const int bit = __builtin_ctzll(asked);
-                    if (std::isnan(positive_distance)) positive_distance = pair_value(index);
-                    if (rule.holds(positive_distance, value(w + bit), margin_)) inside |= uint64_t{1} << bit;
+                    if (holds(value(w + bit))) inside |= uint64_t{1} << bit;
                     ++asked_;
                 }
                 bits_[w / 64] = inside;
@@ -211,7 +292,7 @@ private:
 
     int64_t find_exact(int64_t index, Eligible rule) {
         const double dp = pair_value(index);
-        const double* d = problem_.metric == Metric::euclidean ? distances_.get() : selections_.get();
+        const double* d = exact_distances();
         int64_t found = 0;
         for (int64_t w = 0; w < columns_; w += 64) {
             uint64_t inside = 0;
@@ -229,6 +310,10 @@ private:
         return found;
     }
 
+    const double* exact_distances() const {
+        return problem_.metric == Metric::euclidean ? distances_.get() : selections_.get();
+    }
+
     // Canonical values of all negatives, NaN for other columns and for the padding to whole words.
     void decide_exactly() {
         const double hidden = std::numeric_limits<double>::quiet_NaN();
@@ -244,16 +329,19 @@ private:
         for (int64_t j = 0; j < padded; ++j) distances_[j] = std::sqrt(selections_[j]);
     }
 
-    void scan_eligible(Shortlist& list) const {
+    void scan_eligible(Shortlist& list, bool nearest) const {
         for (int64_t w = 0; w < columns_; w += 64) {
             if (bits_[w / 64] == 0) continue;
             const double slack = filter_.error(half_norm_, filter_.group_half_norm(w / GROUP));
             for (int64_t c = w; c < std::min(columns_, w + 64); c += WIDTH) {
-                uint32_t hits = mask_le(load(values_ + c), splat(round_up(list.bound() + slack)));
+                const FloatV v = load(values_ + c);
+                uint32_t hits = nearest ? mask_le(v, splat(round_up(list.bound() + slack)))
+                                        : mask_ge(v, splat(round_down(-list.bound() - slack)));
                 hits &= static_cast<uint32_t>(bits_[w / 64] >> (c - w)) & ((uint32_t{1} << WIDTH) - 1);
                 for (; hits != 0; hits &= hits - 1) {
                     const int64_t column = c + __builtin_ctz(hits);
-                    list.offer(values_[column], filter_.error(half_norm_, filter_.half_norm(column)), column);
+                    list.offer(nearest ? values_[column] : -values_[column],
+                               filter_.error(half_norm_, filter_.half_norm(column)), column);
                 }
             }
         }
@@ -280,7 +368,7 @@ private:
     const Problem& problem_;
     const Canonical<T>& canonical_;
     const Filter<T>& filter_;
-    const double margin_, inverse_scale_;
+    const double margin_;
     const int64_t columns_;
     Positives positives_;
     Buffer<int64_t> positive_columns_;

@@ -26,5 +26,8 @@ void hamming_average_precision(const Codes& queries, const Codes& database, cons
 void losses_triplet(const TripletTerms&, LossResult&);
 void losses_batch_all(const Problem&, double margin, Reduction, LossResult&);
 
+void scan_choose(const Problem&, const ChoiceRule&, int64_t* index, double* value);
+void scan_pairs(const Problem&, const PairRule&, ColumnLists& positives, ColumnLists& negatives);
+
 }  // namespace MINERLIB_ISA
 }  // namespace minerlib

@@ -4,6 +4,7 @@
 #include "hamming.h"
 #include "losses.h"
 #include "problem.h"
+#include "scan.h"
 
 namespace minerlib {
 
@@ -32,6 +33,10 @@ struct Kernels {
 
     void (*losses_triplet)(const TripletTerms&, LossResult&);
     void (*losses_batch_all)(const Problem&, double margin, Reduction, LossResult&);
+
+    // index [N, 2] and value [N, 2]; the lists have a place for each anchor.
+    void (*scan_choose)(const Problem&, const ChoiceRule&, int64_t* index, double* value);
+    void (*scan_pairs)(const Problem&, const PairRule&, ColumnLists& positives, ColumnLists& negatives);
 };
 
 extern const Kernels kernels_generic;

@@ -22,5 +22,7 @@ const Kernels kernels_avx512vpopcntdq = {avx512bf16::extremes,
                                          avx512vpopcntdq::hamming_counts,
                                          avx512vpopcntdq::hamming_average_precision,
                                          avx512::losses_triplet,
-                                         avx512::losses_batch_all};
+                                         avx512::losses_batch_all,
+                                         avx512::scan_choose,
+                                         avx512::scan_pairs};
 }  // namespace minerlib

@@ -8,10 +8,9 @@
 // Source: SPEC section 4, JTANet section 4.3, FaceNet, EXT eq. 1-2.
 #pragma once
 
-#include "anchor_row.h"
+#include "each_anchor.h"
 #include "families.h"
 #include "philox.h"
-#include "square.h"
 
 namespace minerlib {
 namespace MINERLIB_ISA {
@@ -19,45 +18,6 @@ namespace MINERLIB_ISA {
 constexpr Eligible POSITIVE_SCORE = {true, false, false};
 constexpr Eligible SEMI_HARD = {true, true, false};
 constexpr Eligible FARTHER = {false, false, true};
-
-// Calls visit(row) with an AnchorRow for every anchor, in parallel.
-template <class T, class Visit> void for_each_anchor(const Problem& problem, double margin, Visit visit) {
-    const Canonical<T> canonical(problem);
-    const Filter<T> filter(problem, problem.metric == Metric::cosine ? Space::cosine : Space::squared);
-    const int64_t n = problem.anchors.rows, m = problem.columns.rows;
-    if (filter.usable && Square<T>::fits(problem)) {
-        const Square<T> square(filter, problem.threads);
-        const int64_t rows = 16;
-        parallel_for(problem.threads, ceil_div(n, rows), [&](int64_t b) {
-            AnchorRow<T> row(problem, canonical, filter, margin);
-            for (int64_t i = b * rows; i < std::min(n, (b + 1) * rows); ++i) {
-                row.select(i, square.row(i), square.half_norm(i));
-                visit(row);
-            }
-        });
-        return;
-    }
-    const int64_t rows = block_rows(n, problem.threads, std::max<int64_t>(m, 1));
-    parallel_for(problem.threads, ceil_div(n, rows), [&](int64_t b) {
-        const int64_t first = b * rows, count = std::min(rows, n - first);
-        AnchorRow<T> row(problem, canonical, filter, margin);
-        if (!filter.usable) {
-            for (int64_t i = 0; i < count; ++i) {
-                row.select(first + i, nullptr, 0);
-                visit(row);
-            }
-            return;
-        }
-        thread_local Scratch scratch;
-        const auto nothing = [](int64_t, double) {};
-        const auto consume = [&](int64_t i, int64_t, int64_t, float* values) {
-            row.select(first + i, values, scratch.half_norms[i]);
-            visit(row);
-        };
-        sweep(filter, first, count, 0, ceil_div(m, GROUP) * GROUP, scratch, nothing, consume);
-        scratch.trim();
-    });
-}
 
 template <class T> int64_t choose_negative(AnchorRow<T>& row, int64_t index, Rule rule, uint64_t seed) {
     if (rule == Rule::semi_hard_nearest) return row.nearest_eligible(index, FARTHER);

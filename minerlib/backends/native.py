@@ -203,6 +203,36 @@ def losses_batch_all(
     return found
 
 
+def scan_choose(
+    problem: Problem,
+    wanted: tuple[bool, bool],  # positives, negatives
+    farthest: tuple[bool, bool],
+    ranges: tuple[float, float, float, float],  # what positives' and negatives' distances may be
+    second: int,  # the side that stays strictly beyond the other's choice (1: negatives), -1: neither
+) -> tuple[np.ndarray, np.ndarray]:  # columns [N, 2] int64, -1 for none; distances [N, 2]
+    """One positive and one negative for each anchor; csrc/cpu/scan_impl.h."""
+    nearest = (not farthest[0], not farthest[1])
+    low, high = (ranges[0], ranges[2]), (ranges[1], ranges[3])
+    chosen: tuple[np.ndarray, np.ndarray] = _kernels().scan_choose(
+        instruction_set(), _call(problem, True), wanted, nearest, low, high, second
+    )
+    return chosen
+
+
+def scan_pairs(
+    problem: Problem, epsilon: float, edges: tuple[float, float] | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Positives with d + epsilon > edge and negatives with d - epsilon < edge: (a1, p, a2, n)."""
+    positives, negatives = _kernels().scan_pairs(instruction_set(), _call(problem, True), epsilon, edges)
+    return *positives, *negatives
+
+
+def every_pair(problem: Problem, same: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Every pair of one class, or of two, by anchor, then column."""
+    pairs: tuple[np.ndarray, np.ndarray] = _kernels().every_pair(_call(problem, True), same)
+    return pairs
+
+
 def _sides(relevance: Relevance) -> tuple[np.ndarray | None, np.ndarray | None]:
     if relevance.query_bits is not None:
         return relevance.query_bits, relevance.database_bits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from pytorch_metric_learning import distances
 from torch import Tensor
 
-from minerlib.inputs import LARGEST_VALUE
+from minerlib.arrays import Origin
+from minerlib.inputs import LARGEST_VALUE, Problem, SingleLabels
 
 try:  # version 3 returns named tuples, and there a reference that is given is always a separate set
     from pytorch_metric_learning import types as _types
@@ -39,6 +41,15 @@ class Batch:
     @property
     def empty(self) -> bool:
         return len(self.x) == 0 or len(self.y) == 0
+
+    @cached_property
+    def problem(self) -> Problem:
+        """The batch as the native kernels take it."""
+        classes = 1 + max(int(self.x_class.max()), int(self.y_class.max()))
+        starts = np.zeros(classes + 1, dtype=np.int64)
+        np.cumsum(np.bincount(self.y_class, minlength=classes), out=starts[1:])
+        labels = SingleLabels(self.x_class, starts, np.argsort(self.y_class, kind="stable"))
+        return Problem(self.x, self.y, labels, self.own, self.metric, Origin("numpy"))
 
     def give(self, *columns: np.ndarray) -> tuple[Tensor, ...]:
         """Index vectors as pytorch-metric-learning's losses take them: `(a, p, n)` or `(a1, p, a2, n)`."""
@@ -114,8 +125,6 @@ def _normalised(distance: Any, embeddings: Tensor | None, metric: str) -> Tensor
     if embeddings.ndim != 2 or not embeddings.is_floating_point() or not embeddings.shape[1]:
         raise Fallback("rows of floating-point numbers are needed")
     rows: Tensor = distance.maybe_normalize(embeddings.detach())
-    if rows.numel() and not rows.abs().max() <= LARGEST_VALUE:
-        raise Fallback("a row is not finite")
     if metric == "cosine" and rows.numel():
         length = torch.linalg.vector_norm(rows.float(), dim=1)
         if bool(((length > 0) & (length < 0.5)).any()):
@@ -135,7 +144,10 @@ def _collect_norms(
 def _array(rows: Tensor) -> np.ndarray:
     if rows.dtype in (torch.float16, torch.bfloat16):
         rows = rows.float()
-    return np.ascontiguousarray(rows.cpu().numpy())
+    array = np.ascontiguousarray(rows.cpu().numpy())
+    if array.size and not max(float(array.max()), -float(array.min())) <= LARGEST_VALUE:
+        raise Fallback("a row is not finite")
+    return array
 
 
 def _classes(labels: Tensor, ref_labels: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
@@ -143,6 +155,9 @@ def _classes(labels: Tensor, ref_labels: Tensor | None) -> tuple[np.ndarray, np.
     every = labels if ref_labels is None else torch.cat((labels, ref_labels.to(labels.device)))
     if every.is_complex() or (every.is_floating_point() and bool(every.isnan().any())):
         raise Fallback("labels are not ordinary numbers")
-    dense = torch.unique(every.detach(), return_inverse=True)[1].cpu().numpy().astype(np.int64, copy=False)
-    x_class = np.ascontiguousarray(dense[: len(labels)])
-    return x_class, x_class if ref_labels is None else np.ascontiguousarray(dense[len(labels) :])
+    dense = every.detach().cpu().numpy()
+    if dense.dtype.kind not in "iu" or (dense.size and not 0 <= dense.min() <= dense.max() < 4 * dense.size):
+        dense = np.unique(dense, return_inverse=True)[1]
+    dense = np.ascontiguousarray(dense, dtype=np.int64)
+    x_class = dense[: len(labels)]
+    return x_class, x_class if ref_labels is None else dense[len(labels) :]

@@ -21,13 +21,11 @@ import torch
 from pytorch_metric_learning import miners as _originals
 from torch import Tensor
 
+from minerlib.backends import native, numba
 from minerlib.compat.pytorch_metric_learning._batch import METRICS, Batch, Fallback, named, prepare
-from minerlib.mining import mine
 from minerlib.scan import Scan
 
 Indices = tuple[Tensor, ...]
-
-_FEW = 64  # a pair's own distance costs about as much as a place in this many scanned ones
 
 
 class _Served:
@@ -120,27 +118,28 @@ class BatchEasyHardMiner(_Served, _originals.BatchEasyHardMiner):
 
     def _extremes(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         """Chosen columns [N, 2], -1 for none, and their distances; not filled in where all are asked for."""
-        wanted = {self.pos_strategy, self.neg_strategy} - {self.ALL}
+        strategies = self.pos_strategy, self.neg_strategy
+        wanted = set(strategies) - {self.ALL}
         ranged = self.allowed_pos_range is not None or self.allowed_neg_range is not None
         index = np.full((len(batch.x), 2), -1, dtype=np.int64)
         if not wanted:
             return index, np.empty(index.shape)
-        if {self.pos_strategy, self.neg_strategy} <= {self.EASY, self.HARD} and not (
-            ranged or self._collects
-        ):
-            a, p, n = _mined(batch, f"{self.pos_strategy[0]}p{self.neg_strategy[0]}n")  # as in "hphn"
-            index[a, 0], index[a, 1] = p, n
-            return index, np.empty(index.shape)
-        from minerlib import _scan_kernels as _kernels
-
-        semihard = _kernels.NEITHER
-        if self.pos_strategy == self.SEMIHARD:
-            semihard = _kernels.POSITIVE
-        elif self.neg_strategy == self.SEMIHARD:
-            semihard = _kernels.NEGATIVE
         # a semihard positive is the farthest nearer than the negative, a semihard negative the nearest beyond
         farthest = (self.pos_strategy != self.EASY, self.neg_strategy == self.EASY)
+        if not ranged and not self._collects and self.SEMIHARD not in wanted:
+            wanted_sides = [side for side in (0, 1) if strategies[side] != self.ALL]
+            which = [2 * side + farthest[side] for side in wanted_sides]
+            extremes = (native if _native() else numba).extremes(batch.problem, which, True)
+            index[:, wanted_sides] = extremes[which].T
+            return index, np.empty(index.shape)
+        second = [*strategies, self.SEMIHARD].index(self.SEMIHARD)
         ranges = _range(batch, self.allowed_pos_range) + _range(batch, self.allowed_neg_range)
+        if _native():
+            sides = strategies[0] != self.ALL, strategies[1] != self.ALL
+            return native.scan_choose(batch.problem, sides, farthest, ranges, second if second < 2 else -1)
+        from minerlib import _scan_kernels as _kernels
+
+        semihard = (_kernels.POSITIVE, _kernels.NEGATIVE, _kernels.NEITHER)[second]
         return _scan(batch).choose(farthest, ranges, semihard)
 
 
@@ -221,19 +220,7 @@ class PairMarginMiner(_Served, _originals.PairMarginMiner):
             self.pos_pair_dist = float(_theirs(batch, to_p / positives)) if positives else 0
             self.neg_pair_dist = float(_theirs(batch, to_n / negatives)) if negatives else 0
         edges = float(_theirs(batch, self.pos_margin)), float(_theirs(batch, self.neg_margin))
-        scan = _scan(batch)
-        if scan.positive_count * _FEW > len(batch.x) * len(batch.y):
-            return batch.give(*scan.pairs(0.0, edges))
-        # Few positives are compared one by one; of the negatives only those of anchors that have a near one.
-        a, _, n = _mined(
-            batch, "ephn"
-        )  # without anchors that have no positive: those are looked at in any case
-        close = np.ones(len(batch.x), dtype=bool)
-        close[a] = scan.values(a, n) < edges[1]
-        a1, p = scan.positive_pairs()
-        far = scan.values(a1, p) > edges[0]
-        _, _, a2, n = scan.pairs(0.0, edges, np.flatnonzero(close))
-        return batch.give(a1[far], p[far], a2, n)
+        return batch.give(*_pairs(batch, 0.0, edges))
 
 
 class MultiSimilarityMiner(_Served, _originals.MultiSimilarityMiner):
@@ -249,7 +236,7 @@ class MultiSimilarityMiner(_Served, _originals.MultiSimilarityMiner):
     """
 
     def _answer(self, batch: Batch) -> Indices:
-        return batch.give(*_scan(batch).pairs(float(self.epsilon), None))
+        return batch.give(*_pairs(batch, float(self.epsilon), None))
 
 
 class DistanceWeightedMiner(_Served, _originals.DistanceWeightedMiner):
@@ -288,17 +275,22 @@ def _range(batch: Batch, allowed: Any) -> tuple[float, float]:
     return (1 - high, 1 - low) if batch.metric == "cosine" else (low, high)
 
 
-def _mined(batch: Batch, strategy: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What `minerlib.mine` chooses for the anchors that have a positive and a negative."""
-    columns: dict[str, Any] = {}
-    if not batch.own:
-        columns = {"reference": batch.y, "reference_labels": batch.y_class}
-    a, p, n = mine(batch.x, batch.x_class, strategy, metric=batch.metric, **columns)[:3]
-    return a, p, n
+def _native() -> bool:
+    """Whether the native kernels answer; numba's do elsewhere."""
+    return not native.reasons_unusable()
+
+
+def _pairs(batch: Batch, epsilon: float, edges: tuple[float, float] | None) -> tuple[np.ndarray, ...]:
+    """Positives with d + epsilon > edge, negatives with d - epsilon < edge; no edges: each anchor's own."""
+    if _native():
+        return native.scan_pairs(batch.problem, epsilon, edges)
+    return _scan(batch).pairs(epsilon, edges)
 
 
 def _all_pairs(batch: Batch, same: bool) -> tuple[np.ndarray, np.ndarray]:
     """Every pair of one class, or of two, by anchor, then column."""
+    if _native():
+        return native.every_pair(batch.problem, same)
     parts = []
     step = max(1, (1 << 22) // len(batch.y))
     for first in range(0, len(batch.x), step):

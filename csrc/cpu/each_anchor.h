@@ -1,0 +1,50 @@
+// All anchors, each with its row of float32 values.
+#pragma once
+
+#include "anchor_row.h"
+#include "square.h"
+
+namespace minerlib {
+namespace MINERLIB_ISA {
+
+// Calls visit(row) with an AnchorRow for every anchor, in parallel.
+template <class T, class Visit> void for_each_anchor(const Problem& problem, double margin, Visit visit) {
+    const Canonical<T> canonical(problem);
+    const Filter<T> filter(problem, problem.metric == Metric::cosine ? Space::cosine : Space::squared);
+    const int64_t n = problem.anchors.rows, m = problem.columns.rows;
+    if (filter.usable && Square<T>::fits(problem)) {
+        const Square<T> square(filter, problem.threads);
+        const int64_t rows = 16;
+        parallel_for(problem.threads, ceil_div(n, rows), [&](int64_t b) {
+            AnchorRow<T> row(problem, canonical, filter, margin);
+            for (int64_t i = b * rows; i < std::min(n, (b + 1) * rows); ++i) {
+                row.select(i, square.row(i), square.half_norm(i));
+                visit(row);
+            }
+        });
+        return;
+    }
+    const int64_t rows = block_rows(n, problem.threads, std::max<int64_t>(m, 1));
+    parallel_for(problem.threads, ceil_div(n, rows), [&](int64_t b) {
+        const int64_t first = b * rows, count = std::min(rows, n - first);
+        AnchorRow<T> row(problem, canonical, filter, margin);
+        if (!filter.usable) {
+            for (int64_t i = 0; i < count; ++i) {
+                row.select(first + i, nullptr, 0);
+                visit(row);
+            }
+            return;
+        }
+        thread_local Scratch scratch;
+        const auto nothing = [](int64_t, double) {};
+        const auto consume = [&](int64_t i, int64_t, int64_t, float* values) {
+            row.select(first + i, values, scratch.half_norms[i]);
+            visit(row);
+        };
+        sweep(filter, first, count, 0, ceil_div(m, GROUP) * GROUP, scratch, nothing, consume);
+        scratch.trim();
+    });
+}
+
+}  // namespace MINERLIB_ISA
+}  // namespace minerlib

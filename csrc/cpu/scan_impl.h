@@ -1,0 +1,206 @@
+// scan: choices and lists over the distances of every anchor, as pytorch-metric-learning's miners define them.
+//
+//   scan_choose   for each anchor a positive and a negative, the nearest or the farthest with a distance in a range;
+//                 the second side, if any, strictly beyond the first one's choice (nearer for a positive)
+//   scan_pairs    positives with d + epsilon > near, negatives with d - epsilon < far
+//
+// anchors [N, D], columns [M, D] of float32 or float64. Choices are index [N, 2] (-1 for none) and value [N, 2], lists
+// one of columns for each anchor. Every comparison is decided on canonical float64 values of the metric, nearest and
+// farthest on selection values, ties by the lowest index. Memory beyond the lists: that of window.
+// Source: pytorch-metric-learning's BatchEasyHardMiner, PairMarginMiner and MultiSimilarityMiner.
+#pragma once
+
+#include "each_anchor.h"
+#include "families.h"
+
+namespace minerlib {
+namespace MINERLIB_ISA {
+
+constexpr double ANY = std::numeric_limits<double>::infinity();
+
+template <class T>
+void choose_rows(const Problem& problem, const ChoiceRule& rule, int64_t* index, double* value) {
+    for_each_anchor<T>(problem, 0.0, [&](AnchorRow<T>& row) {
+        double closest = -ANY, farthest = ANY;  // what the side chosen first leaves to the other
+        const int order[2] = {rule.second == 0 ? 1 : 0, rule.second == 0 ? 0 : 1};
+        for (const int side : order) {
+            int64_t& chosen = index[2 * row.anchor() + side];
+            double& distance = value[2 * row.anchor() + side];
+            chosen = -1;
+            distance = 0;
+            if (!rule.wanted[side]) continue;
+            // The edges as low < d <= high.
+            double low = std::nextafter(rule.at_least[side], -ANY), high = rule.most[side];
+            if (rule.at_least[side] == -ANY) low = -ANY;
+            if (side == 0) {
+                if (farthest < ANY) high = std::min(high, std::nextafter(farthest, -ANY));
+                chosen = row.extreme_positive(rule.nearest[0], low, high);
+            } else {
+                low = std::max(low, closest);
+                if (low == -ANY && high == ANY) {
+                    chosen = rule.nearest[1] ? row.nearest_negative() : row.farthest_negative();
+                } else if (row.find_where(low, high, 0.0, [&](double d) { return d > low && d <= high; }) > 0) {
+                    chosen = row.extreme_eligible(rule.nearest[1]);
+                }
+            }
+            if (chosen >= 0) distance = row.value(chosen);
+            if (rule.second == 0 && side == 1) farthest = chosen >= 0 ? distance : -ANY;
+            if (rule.second == 1 && side == 0) closest = chosen >= 0 ? distance : ANY;
+        }
+    });
+}
+
+// More than the rounding of d + epsilon or d - epsilon next to an edge.
+static inline double slack_of(double edge, double epsilon) {
+    return std::isinf(edge) ? 0.0 : (std::fabs(edge) + std::fabs(epsilon)) * 4e-15;
+}
+
+template <class T>
+void pair_rows(const Problem& problem, const PairRule& rule, ColumnLists& positives, ColumnLists& negatives) {
+    const double epsilon = rule.epsilon;
+    for_each_anchor<T>(problem, 0.0, [&](AnchorRow<T>& row) {
+        double near = rule.near, far = rule.far;
+        if (rule.own_edges) {
+            const int64_t nearest = row.nearest_negative(), farthest = row.extreme_positive(false, -ANY, ANY);
+            near = nearest >= 0 ? row.value(nearest) : ANY;
+            far = farthest >= 0 ? row.value(farthest) : -ANY;
+        }
+        std::vector<int32_t>& near_by = negatives[static_cast<size_t>(row.anchor())];
+        const auto closer = [&](double d) { return d - epsilon < far; };
+        near_by.reserve(static_cast<size_t>(row.find_where(-ANY, far + epsilon, slack_of(far, epsilon), closer)));
+        row.visit_eligible([&](int64_t column) { near_by.push_back(static_cast<int32_t>(column)); });
+
+        std::vector<int32_t>& far_off = positives[static_cast<size_t>(row.anchor())];
+        const auto farther = [&](double d) { return d + epsilon > near; };
+        for (int64_t p = 0; p < row.positives(); ++p) {
+            if (row.positive_holds(p, near - epsilon, slack_of(near, epsilon), farther))
+                far_off.push_back(static_cast<int32_t>(row.positive(p)));
+        }
+    });
+}
+
+// Edges that are the same for all, in a batch mined against itself: each pair is looked at once, from its lower row.
+template <class T> class HalfPairs {
+public:
+    HalfPairs(const Problem& problem, const PairRule& rule, const Canonical<T>& canonical, const Filter<T>& filter)
+        : problem_(problem), rule_(rule), canonical_(canonical), filter_(filter), n_(problem.anchors.rows) {}
+
+    void run(ColumnLists& positives, ColumnLists& negatives) const {
+        ColumnLists half[2] = {ColumnLists(static_cast<size_t>(n_)), ColumnLists(static_cast<size_t>(n_))};
+        const int64_t rows = block_rows(n_, problem_.threads, n_);
+        parallel_for(problem_.threads, ceil_div(n_, rows), [&](int64_t b) {
+            const int64_t first = b * rows, count = std::min(rows, n_ - first);
+            thread_local Scratch scratch;
+            Positives same(problem_);
+            std::vector<int32_t> found;
+            const auto nothing = [](int64_t, double) {};
+            const auto consume = [&](int64_t i, int64_t from, int64_t, float* values) {
+                const size_t anchor = static_cast<size_t>(first + i);
+                visit(first + i, from, values, scratch.half_norms[i], same, half[0][anchor], found);
+                half[1][anchor].assign(found.begin(), found.end());
+            };
+            sweep(filter_, first, count, first / TILE_COLUMNS * TILE_COLUMNS, ceil_div(n_, GROUP) * GROUP, scratch,
+                  nothing, consume);
+            scratch.trim();
+        });
+        mirror(half[0], positives);
+        mirror(half[1], negatives);
+    }
+
+private:
+    // The columns beyond row i; values are those of columns from `from` on.
+    void visit(int64_t i, int64_t from, float* values, double half_norm, Positives& same, std::vector<int32_t>& far_off,
+               std::vector<int32_t>& near_by) const {
+        const float hidden = std::numeric_limits<float>::quiet_NaN();
+        const double epsilon = rule_.epsilon, low = rule_.near - epsilon, slack = slack_of(rule_.near, epsilon);
+        std::fill(values, values + (i + 1 - from), hidden);
+        same.select(i);
+        same.visit(i + 1, n_ - i - 1, [&](int64_t j) {
+            const Interval d = distance_of(problem_.metric, filter_, half_norm, j, values[j - from]);
+            values[j - from] = hidden;
+            if (d.low > low + slack || (d.high >= low - slack && value(i, j) + epsilon > rule_.near))
+                far_off.push_back(static_cast<int32_t>(j));
+        });
+        near_by.clear();
+        const double far = rule_.far + epsilon, reach = slack_of(rule_.far, epsilon);
+        if (!(far + reach >= 0) && problem_.metric != Metric::cosine) return;
+        const Interval edge = std::isinf(far)
+                                  ? Interval{far, far}
+                                  : values_of(problem_.metric, filter_, half_norm, far - reach, far + reach);
+        for (int64_t c = from, last = 0; c < n_; c = last) {
+            last = std::min(n_, (c / GROUP + 1) * GROUP);
+            const double error = filter_.error(half_norm, filter_.group_half_norm(c / GROUP));
+            const FloatV in = splat(round_down(edge.low - error)), out = splat(round_up(edge.high + error));
+            for (; c < last; c += WIDTH) {
+                const FloatV v = load(values + (c - from));
+                uint32_t possible = mask_le(v, out);
+                if (possible == 0) continue;
+                const uint32_t inside = mask_lt(v, in);
+                for (; possible != 0; possible &= possible - 1) {
+                    const int bit = __builtin_ctz(possible);
+                    const bool sure = (inside >> bit & 1) != 0;
+                    if (sure || value(i, c + bit) - epsilon < rule_.far)
+                        near_by.push_back(static_cast<int32_t>(c + bit));
+                }
+            }
+        }
+    }
+
+    double value(int64_t i, int64_t j) const { return canonical_.value(canonical_.selection(i, j)); }
+
+    // Whole lists from those of columns beyond the row: a range of rows at a time, the lower columns first.
+    void mirror(const ColumnLists& half, ColumnLists& lists) const {
+        const int64_t pieces = 4 * problem_.threads;
+        parallel_for(problem_.threads, pieces, [&](int64_t piece) {
+            const int64_t begin = n_ * piece / pieces, end = n_ * (piece + 1) / pieces;
+            for (int64_t i = 0; i < end; ++i) {
+                const std::vector<int32_t>& beyond = half[static_cast<size_t>(i)];
+                if (i >= begin) {
+                    std::vector<int32_t>& whole = lists[static_cast<size_t>(i)];
+                    whole.insert(whole.end(), beyond.begin(), beyond.end());
+                }
+                auto j = i >= begin ? beyond.begin() : std::lower_bound(beyond.begin(), beyond.end(), begin);
+                for (; j != beyond.end() && *j < end; ++j)
+                    lists[static_cast<size_t>(*j)].push_back(static_cast<int32_t>(i));
+            }
+        });
+    }
+
+    const Problem& problem_;
+    const PairRule& rule_;
+    const Canonical<T>& canonical_;
+    const Filter<T>& filter_;
+    const int64_t n_;
+};
+
+template <class T>
+void scan_pairs_of(const Problem& problem, const PairRule& rule, ColumnLists& positives, ColumnLists& negatives) {
+    if (problem.own && !rule.own_edges && !Square<T>::fits(problem)) {
+        const Canonical<T> canonical(problem);
+        const Filter<T> filter(problem, problem.metric == Metric::cosine ? Space::cosine : Space::squared);
+        if (filter.usable) {
+            HalfPairs<T>(problem, rule, canonical, filter).run(positives, negatives);
+            return;
+        }
+    }
+    pair_rows<T>(problem, rule, positives, negatives);
+}
+
+void scan_choose(const Problem& problem, const ChoiceRule& rule, int64_t* index, double* value) {
+    if (problem.anchors.wide) {
+        choose_rows<double>(problem, rule, index, value);
+    } else {
+        choose_rows<float>(problem, rule, index, value);
+    }
+}
+
+void scan_pairs(const Problem& problem, const PairRule& rule, ColumnLists& positives, ColumnLists& negatives) {
+    if (problem.anchors.wide) {
+        scan_pairs_of<double>(problem, rule, positives, negatives);
+    } else {
+        scan_pairs_of<float>(problem, rule, positives, negatives);
+    }
+}
+
+}  // namespace MINERLIB_ISA
+}  // namespace minerlib
