@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from minerlib.benchmarks import codes, machine, peers, works
+from minerlib.benchmarks import codes, losses, machine, peers, works
 from minerlib.benchmarks.contest import Limits, Spec
 from minerlib.benchmarks.results import (
     AheadOfEveryPeer,
@@ -96,6 +96,51 @@ CODES = (
     ),
 )  # fmt: skip
 
+# Who lists triplets takes seconds.
+_LISTING = Limits(rounds=9, least_rounds=2, call_seconds=60, wall_seconds=60)
+
+LOSSES = (
+    Row(
+        Spec("batch-all loss and gradient, N=2048", "batch_all_loss", _N2048),
+        (Faster(losses.PML_LOSS, 30), MemoryBelow(64)),
+        _LISTING,
+    ),
+    Row(
+        Spec("batch-all loss and gradient, N=8192", "batch_all_loss", _N8192),
+        (MemoryBelow(64),),
+        Limits(least_rounds=2),
+    ),
+    Row(
+        Spec(
+            "triplet loss and gradient, JTANet batch",
+            "triplet_loss",
+            {"strategy": "semi-hard", **_JTANET},
+        ),
+        (Faster(losses.INDEXING, 5),),
+        memory=False,
+    ),
+)
+
+
+def _drop_in(miner: str, **options: object) -> Row:
+    title = " ".join([miner, *(f"{value}" for value in options.values())])
+    spec = Spec(f"{title}, N=2048", "compat_miner", {"miner": miner, "options": options, **_N2048})
+    return Row(spec, (Faster(peers.PML, 10),), _LISTING, memory=False)
+
+
+#: Those of pytorch-metric-learning, called as its users call them.
+DROP_IN = (
+    _drop_in("BatchHardMiner"),
+    _drop_in("BatchEasyHardMiner", pos_strategy="easy", neg_strategy="semihard"),
+    _drop_in("BatchEasyHardMiner", pos_strategy="semihard", neg_strategy="hard"),
+    _drop_in("BatchEasyHardMiner", pos_strategy="easy", neg_strategy="easy"),
+    _drop_in("BatchEasyHardMiner", pos_strategy="hard", neg_strategy="all"),
+    *(_drop_in("TripletMarginMiner", type_of_triplets=kind) for kind in ("all", "hard", "semihard", "easy")),
+    _drop_in("PairMarginMiner"),
+    _drop_in("MultiSimilarityMiner"),
+    _drop_in("DistanceWeightedMiner"),
+)
+
 REQUIRED = (
     *(_jtanet(strategy) for strategy in ("hard", "random-hard", "semi-hard")),
     Row(
@@ -125,6 +170,8 @@ REQUIRED = (
         (Faster(works.OWN_DISTINCT, 1 / 25), MemoryBelow(1, beyond=works.OWN_DISTINCT)),
     ),
     *CODES,
+    *LOSSES,
+    *DROP_IN,
 )
 
 #: Where the multiplications decide, the kernels without AMX must reach this share of the float32 product.
@@ -156,7 +203,7 @@ def required_rows() -> list[Row]:
 
 
 def _without_amx(row: Row) -> tuple[Requirement, ...]:
-    if row.spec.kind == "duplicates" or row in CODES:  # a bound of its own; no multiplications
+    if row.spec.kind == "duplicates" or row in (*CODES, *LOSSES, *DROP_IN):  # bounds of their own
         return ()
     ahead = (AheadOfEveryPeer(),) if row.spec.kind != "four_extremes" else ()
     return (*ahead, _SHARE) if row.spec.kind in _BOUND_BY_PRODUCTS else ahead

@@ -16,7 +16,19 @@ import torch
 
 import minerlib
 from bench import plot, report, suite
-from minerlib.benchmarks import agreement, codes, contest, data, machine, memory, quick, results, works
+from minerlib.benchmarks import (
+    agreement,
+    codes,
+    contest,
+    data,
+    drop_in,
+    losses,
+    machine,
+    memory,
+    quick,
+    results,
+    works,
+)
 from minerlib.benchmarks.agreement import Disagreement
 from minerlib.benchmarks.contest import Contender, Contest, Limits, Spec
 from minerlib.benchmarks.results import (
@@ -400,6 +412,36 @@ def test_the_map_of_codes_is_held_to_its_parts() -> None:
     assert script.share == 0.25
     script.check(held.ours(), script.run())
     assert disagrees(script.check, held.ours(), script.run() + 1e-9)
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        lambda: losses.batch_all_loss(48, 8, 6),
+        lambda: losses.triplet_loss("semi-hard", 48, 8, 6, 0.5),
+    ],
+)
+def test_losses_are_held_to_value_and_gradient(held) -> None:
+    work = held()
+    value, gradient = work.ours()
+    work.judge((value, gradient))
+    peer = work.others[0]
+    peer.check((value, gradient), peer.run())
+    assert float(value) > 0
+    for wrong in ((value * (1 + 1e-5), gradient), (value, gradient * (1 + 1e-5))):
+        assert disagrees(work.judge, wrong)
+    assert disagrees(peer.check, (value, gradient * 1.001), peer.run())
+
+
+@pytest.mark.parametrize("miner", ["TripletMarginMiner", "PairMarginMiner", "DistanceWeightedMiner"])
+def test_drop_in_miners_are_held_to_the_originals_set(miner: str) -> None:
+    work = drop_in.compat_miner(miner, {}, 64, 8, 8)
+    found = work.ours()
+    work.judge(found)
+    peer = work.others[0]
+    peer.check(found, peer.run())
+    fewer = tuple(index[: len(index) // 2] for index in found)
+    assert disagrees(peer.check, fewer, peer.run())
 
 
 # ------------------------------------------------------------------ the works

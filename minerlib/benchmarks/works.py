@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import minerlib
-from minerlib.benchmarks import agreement, codes, data, peers
+from minerlib.benchmarks import agreement, codes, data, drop_in, losses, peers
 from minerlib.benchmarks.contest import Contender, Contest, Spec
 
 MARGIN = 0.2
@@ -203,6 +203,7 @@ KINDS: dict[str, Callable[..., Contest]] = {
     function.__name__: function
     for function in (
         per_pair, batch_hard, window, every, count, distance_weighted, nearest, four_extremes, pairwise,
-        duplicates, codes.code_search, codes.code_range, codes.code_map,
+        duplicates, codes.code_search, codes.code_range, codes.code_map, losses.batch_all_loss,
+        losses.triplet_loss, drop_in.compat_miner,
     )
 }  # fmt: skip
