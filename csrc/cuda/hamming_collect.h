@@ -78,9 +78,9 @@ template <int WORDS, int WAY> struct Collect {
         int32_t section[QUERIES][SECTIONS];  // hits, then the place of a section's first hit in its segment
         int32_t limit[QUERIES];
         int32_t count[QUERIES];
-        alignas(
-            16) uint32_t part[WAY == PRODUCTS ? QUERIES * MASKS * 4 : 1];  // masks as the lanes of a group know them
-        int32_t ones[WAY == PRODUCTS ? QUERIES : 1];                       // bits that a query has
+        // Of products: masks as the four lanes of a group know them, and the bits that a query has.
+        alignas(16) uint32_t part[WAY == PRODUCTS ? QUERIES * MASKS * 4 : 1];
+        int32_t ones[WAY == PRODUCTS ? QUERIES : 1];
     };
 
     MINERLIB_DEVICE static void run(const Block& block, const Args& args) {
