@@ -38,6 +38,12 @@ hypothesis.settings.load_profile("ci" if IN_CI else "local")
 torch.set_num_threads(1)  # the test processes themselves run in parallel
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--thorough", action="store_true", help="all 200 random batches of each drop-in miner, not a fifth"
+    )
+
+
 def load_backend(name: str) -> ModuleType:
     return importlib.import_module(f"minerlib.backends.{name}")
 
