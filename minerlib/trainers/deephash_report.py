@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 ROW_FILES = {"summary": "summary.json", "tsne": "tsne.png", "losses": "losses.png", "report": "report.html"}
 _LOSSES = ("triplet", "quantization", "total")
 _TSNE = "Images that query, coloured by class."
+_CURVES = """Over the triplets that each row trains on: the harder they are, the greater the loss.
+That of hashing is another one, and here without the quantisation error."""
 _QUANTIZED = ", then quantised"
 _NOTE = """Per cent. KNN and mAP over whole rankings: by Euclidean distance, and of codes by Hamming distance,
 there mAP as the expectation over all orders of ties, and as the usual script counts.
@@ -84,9 +86,10 @@ def outcome(result: DeepHashResult) -> dict[str, Any]:
 
 
 def _mean_by_epoch(history: Mapping[str, list[Any]]) -> dict[str, float]:
-    """The mean loss of every epoch; keys are strings, as JSON has them."""
+    """The mean triplet loss of every epoch; keys are strings, as JSON has them."""
     losses: dict[str, list[float]] = {}
-    for epoch, loss in zip(history.get("epoch", ()), history.get("total", ()), strict=True):
+    steps = history.get("triplet", history.get("total", ()))  # without the quantisation error
+    for epoch, loss in zip(history.get("epoch", ()), steps, strict=True):
         losses.setdefault(str(epoch), []).append(loss)
     return {epoch: sum(values) / len(values) for epoch, values in losses.items()}
 
@@ -108,15 +111,13 @@ def write_sweep(
         ROWS[name].title: {int(epoch): loss for epoch, loss in found["losses"].items()}
         for name, found in trained.items()
     }
-    report.plot_curves(files["losses.png"], curves, "Mean loss of an epoch", "epoch", "loss")
+    report.plot_curves(files["losses.png"], curves, "Mean triplet loss of an epoch", "epoch", "loss")
     pictures = [
         report.Picture(ROWS[name].title, Path(found["files"]["tsne"]), _TSNE)
         for name, found in outcomes.items()
         if "measures" in found
     ]
-    losses = report.Picture(
-        "Losses", files["losses.png"], "Those of different rows measure different things."
-    )
+    losses = report.Picture("Losses", files["losses.png"], _CURVES)
     facts = report.Facts("Settings", _facts(config, cases, outcomes))
     intro = f"DeepHashing using triplet loss, the rows of Table 1, on {config.data}; preset {config.preset}."
     report.write_html(files["report.html"], "DeepHash", intro, [table, mining, losses, *pictures, facts])
