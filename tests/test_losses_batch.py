@@ -324,7 +324,7 @@ def test_operators_pass_torchs_own_check():
         (ops.batch_loss, (x, None, labels, None, "batch_all", 0.2, "cosine", "mean", "auto", True)),
         (ops.batch_loss, (x, y, labels, y_labels, "nca", 0.2, "sqeuclidean", "sum", "auto", True)),
         (ops.triplet_loss,
-         (x, y, index, index + 1, index + 2, 0.2, "euclidean", "mean", False, "auto", True)),
+         (x, y, index, index + 1, index + 2, 0.2, "euclidean", "mean", False, True, "auto", True)),
         (ops.mined_triplet_loss,
          (x, None, labels, None, "hphn", 0.2, "cosine", "drop", 0, None, "mean", "auto", True)),
     ]  # fmt: skip

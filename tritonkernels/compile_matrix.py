@@ -21,6 +21,9 @@ MODULES = (
     "hamming",
     "hamming_search",
     "hamming_ranking",
+    "losses_rows",
+    "losses_triplet",
+    "losses_batch",
 )
 
 #: (backend, architecture, warp size) of `triton.backends.compiler.GPUTarget`.

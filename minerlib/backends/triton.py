@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tritonkernels.labels import Pairs
 
     Columns = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # loss [], gradients of x and y (or empty)
 
 #: Until a GPU has run the tests of these kernels, "auto" mines CUDA tensors on the host.
 UNPROVEN = "unproven: no GPU run of its tests is recorded; name backend='triton' to try it"
@@ -172,6 +173,58 @@ def _of_tensors(relevance: Relevance) -> Any:
         if name != "own"
     }
     return SimpleNamespace(own=relevance.own, **arrays)
+
+
+# Losses: nothing is read back, but for whether every class has a proxy.
+
+
+def losses_triplet(
+    x: torch.Tensor,  # [N, D]
+    y: torch.Tensor | None,  # [M, D]
+    triplets: Columns,  # [T] each; one with a negative index takes no part
+    margin: float,
+    comparison: str,
+    reduction: str,
+    soft: bool,
+    differentiate: bool,
+) -> Parts:
+    from tritonkernels import losses_triplet as kernels
+
+    return kernels.triplet_loss(
+        x, y, triplets, margin, comparison, reduction, soft=soft, differentiate=differentiate
+    )
+
+
+def losses_batch(
+    x: torch.Tensor,  # [N, D]
+    y: torch.Tensor | None,  # [M, D]
+    labels: torch.Tensor,  # [N] or [N, C] bool
+    y_labels: torch.Tensor | None,  # [M] or [M, C] bool
+    kind: str,
+    margin: float,
+    metric: str,
+    reduction: str,
+    differentiate: bool,
+) -> Parts:
+    from tritonkernels import labels as grouping
+    from tritonkernels import losses_batch as kernels
+
+    group: Any = grouping.multiple if labels.ndim == 2 else grouping.single
+    other_labels = labels if y_labels is None or kind == "proxies" else y_labels
+    assigned = None
+    if kind == "proxies":
+        assert y is not None
+        known = None if y_labels is None else group(labels, y_labels)
+        assigned = kernels.assign(x, y, known, metric)
+        if known is not None and bool((assigned < 0).any()):
+            row = int((assigned < 0).int().argmax())
+            raise ValueError(
+                f"proxy_labels: expected a proxy for the class of every row, got none for row {row}"
+            )
+    return kernels.batch_loss(
+        x, y, group(labels, other_labels), kind, margin, metric, reduction, differentiate=differentiate,
+        assigned=assigned,
+    )  # fmt: skip
 
 
 def _fall_back(

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from minerlib import inputs
-from minerlib.backends import native
+from minerlib.backends import native, triton
 from minerlib.dispatch import BackendUnavailable
 from minerlib.results import PaddedTriplets
 
 REDUCTIONS = ("mean", "sum", "mean-nonzero", "hinge-of-sums")
-BACKENDS = ("auto", "native", "torch")
+BACKENDS = ("auto", "native", "triton", "torch")
 
 
 def rows(name: str, value: Any) -> Tensor:  # [rows, D] float32 or float64
@@ -69,9 +69,12 @@ def labels_and_reference(
 
 
 def triplet_vectors(
-    triplets: Any, embeddings: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:  # three int64 [T] on the embeddings' device
-    """Three index vectors of one length, padding left out; whether they are in range is asked later."""
+    triplets: Any, embeddings: Tensor, backend: str
+) -> tuple[Tensor, Tensor, Tensor, bool]:  # three int64 [T] on the embeddings' device; whether all count
+    """Three index vectors of one length, padding left out; whether they are in range is asked later.
+
+    `triton` keeps what is padded, as the anchor -1: to leave it out would wait for the device.
+    """
     valid = None
     if isinstance(triplets, PaddedTriplets):
         valid = torch.as_tensor(triplets.valid, device=embeddings.device)
@@ -88,8 +91,10 @@ def triplet_vectors(
         lengths = f"{len(anchors)}, {len(positives)} and {len(negatives)}"
         raise ValueError(f"triplets: expected vectors of one length, got {lengths}")
     if valid is None:
-        return anchors, positives, negatives
-    return anchors[valid], positives[valid], negatives[valid]
+        return anchors, positives, negatives, True
+    if backend == "triton":
+        return torch.where(valid, anchors, -1), positives, negatives, False
+    return anchors[valid], positives[valid], negatives[valid], True
 
 
 def _indices(name: str, values: Any, embeddings: Tensor) -> Tensor:  # int64 [T]
@@ -112,14 +117,22 @@ def within(name: str, vector: Tensor, count: int) -> None:
         raise ValueError(f"triplets: {name}: expected rows 0 to {count - 1}, got {low} to {high}")
 
 
-def backend_for(name: str, embeddings: Tensor) -> str:
-    """`native` or `torch`; a backend that is named is the one used, or an error."""
+def backend_for(name: str, embeddings: Tensor, natively: bool = True) -> str:
+    """`native`, `triton` or `torch`; a backend that is named is the one used, or an error.
+
+    natively: whether the loss has a native kernel.
+    """
     inputs.one_of("backend", name, BACKENDS)
-    if name == "torch":
+    if name == "torch" or torch.compiler.is_compiling():  # the operator asks again when it runs
         return name
-    reasons = native.reasons_unusable()
-    if embeddings.device.type != "cpu":
-        reasons = (f"the embeddings are on {embeddings.device}, and it works on the host", *reasons)
-    if name == "native" and reasons:
-        raise BackendUnavailable(f"backend 'native' cannot be used: {'; '.join(reasons)}")
-    return "torch" if reasons else "native"
+    if name == "triton":  # "auto" leaves it alone, as `dispatch.BACKENDS` says
+        reasons = triton.reasons_unusable() or triton.reasons_for(embeddings.device)
+    else:
+        reasons = native.reasons_unusable()
+        if not natively:
+            reasons = ("it has no kernel of this loss", *reasons)
+        if embeddings.device.type != "cpu":
+            reasons = (f"the embeddings are on {embeddings.device}, and it works on the host", *reasons)
+    if name != "auto" and reasons:
+        raise BackendUnavailable(f"backend {name!r} cannot be used: {'; '.join(reasons)}")
+    return name if name == "triton" else "torch" if reasons else "native"

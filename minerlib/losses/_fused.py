@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from minerlib import inputs
-from minerlib.backends import native
+from minerlib.backends import native, triton
 from minerlib.inputs import METRICS
 from minerlib.losses import _checks, _pairs, _tiles
 from minerlib.miners import call_seed
@@ -124,19 +124,26 @@ def _triplet_loss(
     comparison: str,
     reduction: str,
     soft: bool,
+    counted: bool,  # every triplet counts: one with a negative index is no padding but a mistake
     backend: str,
     differentiate: bool,
 ) -> Parts:
     """The loss of given triplets."""
     columns = len(x if y is None else y)
-    _checks.within("anchors", anchors, len(x))
-    _checks.within("positives", positives, columns)
-    _checks.within("negatives", negatives, columns)
+    if counted:
+        _checks.within("anchors", anchors, len(x))
+        _checks.within("positives", positives, columns)
+        _checks.within("negatives", negatives, columns)
+    backend = _checks.backend_for(backend, x)
+    if backend == "triton":  # what is not finite it finds on the device
+        x, y = x.detach(), None if y is None else y.detach()
+        triplets = (anchors, positives, negatives)
+        return triton.losses_triplet(x, y, triplets, margin, comparison, reduction, soft, differentiate)
     if not len(anchors) or not x.shape[1] or not _finite(x, y):
         return _zero(x, y, differentiate)
     triplets = (anchors, positives, negatives)
     x, y = x.detach(), None if y is None else y.detach()
-    if _checks.backend_for(backend, x) == "native":
+    if backend == "native":
         other = None if y is None else y.contiguous().numpy()
         found = native.losses_triplet(
             x.contiguous().numpy(), other, tuple(index.contiguous().numpy() for index in triplets), margin,
@@ -166,18 +173,21 @@ def _mined_triplet_loss(
     differentiate: bool,
 ) -> Parts:
     """Triplets are mined, and their loss is computed."""
-    if not x.shape[1] or not _finite(x, y):
+    on_device = _checks.backend_for(backend, x) == "triton"
+    if not x.shape[1] or not (on_device or _finite(x, y)):
         return _zero(x, y, differentiate)
     draw = seed & (2**64 - 1)
+    padded = on_device and strategy != "all"  # so that nothing waits for how many there are
     found = mine(
         x.detach(), labels, strategy, margin=margin, metric=metric,
         reference=None if y is None else y.detach(), reference_labels=y_labels, fallback=fallback,
-        seed=draw if call is None else call_seed(draw, int(call)),
+        seed=draw if call is None else call_seed(draw, int(call)), compact=not padded,
+        backend="triton" if on_device else "auto",
     )  # fmt: skip
+    anchors, positives, negatives, _ = _checks.triplet_vectors(found, x, "triton" if padded else "torch")
     return _triplet_loss(
-        x, y, found.anchors, found.positives, found.negatives, margin, metric, reduction, False, backend,
-        differentiate,
-    )  # fmt: skip
+        x, y, anchors, positives, negatives, margin, metric, reduction, False, False, backend, differentiate
+    )
 
 
 def _batch_loss(
@@ -193,10 +203,14 @@ def _batch_loss(
     differentiate: bool,
 ) -> Parts:
     """The losses over all rows of a batch: `batch_all`, `nca`, `easiest`, `proxies`."""
-    if not x.shape[1] or not len(x) or (y is not None and not len(y)) or not _finite(x, y):
+    backend = _checks.backend_for(backend, x, natively=kind == "batch_all")
+    empty = not x.shape[1] or not len(x) or (y is not None and not len(y))
+    if empty or (backend != "triton" and not _finite(x, y)):
         return _zero(x, y, differentiate)
     x, y = x.detach(), None if y is None else y.detach()
-    if kind == "batch_all" and _checks.backend_for(backend, x) == "native":
+    if backend == "triton":
+        return triton.losses_batch(x, y, labels, y_labels, kind, margin, metric, reduction, differentiate)
+    if backend == "native":
         problem = inputs.mining_problem(x, labels, y, y_labels, metric)
         found = native.losses_batch_all(problem, margin, _checks.REDUCTIONS.index(reduction), differentiate)
         return _as_parts(x, *found)

@@ -36,7 +36,8 @@ def batch_all(
     gradient is differentiable once, zero where the Euclidean distance or, under `cosine`, a row is zero.
 
     Raises `TypeError` or `ValueError` that names the argument, `BackendUnavailable`. Peak memory beyond the
-    gradients: 24 bytes a value of the rows and 4 MiB (`native`), or some 15 MiB (`torch`); no N x N array.
+    gradients: 24 bytes a value of the rows and 4 MiB (`native`), some 15 MiB (`torch`), or 32 MiB (`triton`);
+    no N x N array.
     Source: Ding et al. 2015; EXT eq. 1.
 
     >>> x = torch.tensor([[0.0], [1.0], [3.0]], requires_grad=True)
@@ -56,6 +57,7 @@ def nca(
     *,
     reference: Tensor | None = None,  # [M, D]
     reference_labels: Any = None,  # [M] or [M, C] bool
+    backend: str = "auto",
 ) -> Tensor:  # scalar
     """-ln(exp(-d(a,p)) / sum over the anchor's negatives of exp(-d(a,n))), for every pair (a, p).
 
@@ -68,7 +70,7 @@ def nca(
     >>> nca(torch.tensor([[0.0], [1.0], [3.0]]), [0, 0, 1]).item()  # (1 - 9 + 1 - 4) / 2
     -5.5
     """
-    return _of_batch("nca", embeddings, labels, 0.0, metric, reduction, reference, reference_labels, "torch")
+    return _of_batch("nca", embeddings, labels, 0.0, metric, reduction, reference, reference_labels, backend)
 
 
 def proxy_nca(
@@ -78,6 +80,8 @@ def proxy_nca(
     proxy_labels: Any = None,  # [C] or [C, C'] bool
     metric: str = "sqeuclidean",
     reduction: str = "mean",
+    *,
+    backend: str = "auto",
 ) -> Tensor:  # scalar
     """NCA with every positive and negative at its proxy: -ln(exp(-d(a,P(p))) / sum_n exp(-d(a,P(n)))).
 
@@ -96,6 +100,7 @@ def proxy_nca(
     x_labels = _checks.label_vector("labels", labels, embeddings)
     inputs.one_of("metric", metric, METRICS)
     inputs.one_of("reduction", reduction, REDUCTIONS[:3])
+    _checks.backend_for(backend, embeddings, natively=False)
     if proxies is None:
         if x_labels.ndim == 2 or proxy_labels is not None:
             raise ValueError("proxies: expected a tensor with multi-label rows or proxy_labels, got None")
@@ -114,7 +119,7 @@ def proxy_nca(
                     f"got {list(y_labels.shape)}"
                 )
     return _fused.fused(
-        _fused.batch_loss, x, y, x_labels, y_labels, "proxies", 0.0, metric, reduction, "torch"
+        _fused.batch_loss, x, y, x_labels, y_labels, "proxies", 0.0, metric, reduction, backend
     )
 
 
@@ -125,6 +130,7 @@ def easy_positive(
     *,
     reference: Tensor | None = None,  # [M, D]
     reference_labels: Any = None,  # [M] or [M, C] bool
+    backend: str = "auto",
 ) -> Tensor:  # scalar
     """-ln(exp(s(a,e)) / (exp(s(a,e)) + sum_n exp(s(a,n)))) with e the anchor's nearest positive.
 
@@ -140,8 +146,9 @@ def easy_positive(
     """
     # s = 1 - cosine distance, and what all logarithms share falls out
     return easy_positive_distance(
-        embeddings, labels, "cosine", reduction, reference=reference, reference_labels=reference_labels
-    )
+        embeddings, labels, "cosine", reduction, reference=reference, reference_labels=reference_labels,
+        backend=backend,
+    )  # fmt: skip
 
 
 def easy_positive_distance(
@@ -152,6 +159,7 @@ def easy_positive_distance(
     *,
     reference: Tensor | None = None,  # [M, D]
     reference_labels: Any = None,  # [M] or [M, C] bool
+    backend: str = "auto",
 ) -> Tensor:  # scalar
     """EP-D: `easy_positive` with minus distances in place of inner products.
 
@@ -164,7 +172,7 @@ def easy_positive_distance(
     0.3133
     """
     return _of_batch(
-        "easiest", embeddings, labels, 0.0, metric, reduction, reference, reference_labels, "torch"
+        "easiest", embeddings, labels, 0.0, metric, reduction, reference, reference_labels, backend
     )
 
 
@@ -183,6 +191,6 @@ def _of_batch(
     x_labels, y, y_labels = _checks.labels_and_reference(embeddings, labels, reference, reference_labels)
     inputs.one_of("metric", metric, METRICS)
     inputs.one_of("reduction", reduction, REDUCTIONS[:3])
-    _checks.backend_for(backend, embeddings)
+    _checks.backend_for(backend, embeddings, natively=kind == "batch_all")
     margin = inputs.finite_non_negative("margin", margin)
     return _fused.fused(_fused.batch_loss, x, y, x_labels, y_labels, kind, margin, metric, reduction, backend)

@@ -105,8 +105,10 @@ class NCA(_Configured):
     -5.5
     """
 
-    def __init__(self, metric: str = "sqeuclidean", reduction: str = "mean") -> None:
-        super().__init__(metric=metric, reduction=reduction)
+    def __init__(
+        self, metric: str = "sqeuclidean", reduction: str = "mean", *, backend: str = "auto"
+    ) -> None:
+        super().__init__(metric=metric, reduction=reduction, backend=backend)
 
     def forward(
         self, embeddings: Tensor, labels: Any, reference: Tensor | None = None, reference_labels: Any = None
@@ -127,9 +129,15 @@ class ProxyNCA(_Configured):
     proxy_labels: Tensor  # [classes]
 
     def __init__(
-        self, classes: int, dimensions: int, metric: str = "sqeuclidean", reduction: str = "mean"
+        self,
+        classes: int,
+        dimensions: int,
+        metric: str = "sqeuclidean",
+        reduction: str = "mean",
+        *,
+        backend: str = "auto",
     ) -> None:
-        super().__init__(metric=metric, reduction=reduction)
+        super().__init__(metric=metric, reduction=reduction, backend=backend)
         self.proxies = nn.Parameter(torch.randn(classes, dimensions) / dimensions**0.5)
         self.register_buffer("proxy_labels", torch.arange(classes), persistent=False)
 
@@ -145,8 +153,8 @@ class EasyPositive(_Configured):
     0.3133
     """
 
-    def __init__(self, reduction: str = "mean") -> None:
-        super().__init__(reduction=reduction)
+    def __init__(self, reduction: str = "mean", *, backend: str = "auto") -> None:
+        super().__init__(reduction=reduction, backend=backend)
 
     def forward(
         self, embeddings: Tensor, labels: Any, reference: Tensor | None = None, reference_labels: Any = None
@@ -163,8 +171,10 @@ class EasyPositiveDistance(_Configured):
     0.3133
     """
 
-    def __init__(self, metric: str = "sqeuclidean", reduction: str = "mean") -> None:
-        super().__init__(metric=metric, reduction=reduction)
+    def __init__(
+        self, metric: str = "sqeuclidean", reduction: str = "mean", *, backend: str = "auto"
+    ) -> None:
+        super().__init__(metric=metric, reduction=reduction, backend=backend)
 
     def forward(
         self, embeddings: Tensor, labels: Any, reference: Tensor | None = None, reference_labels: Any = None

@@ -41,7 +41,8 @@ def triplet_margin(
     nothing is learned from it. Euclidean distances have gradient zero between equal rows; cosine distances of
     zero rows are 1 with gradient zero. Distances, sums and gradients are accumulated in float64; the loss
     is of the embeddings' type, float32 for half precision. The gradient is differentiable once. `backend`:
-    `native` on the host, `torch` anywhere, `auto` the first of them that can.
+    `native` on the host, `torch` anywhere, `auto` the first of them that can; `triton` on a GPU, where padded
+    triplets are taken as they are (one out of range then takes no part) and nothing waits for the device.
 
     Raises `TypeError` or `ValueError` that names the argument, `BackendUnavailable`. Peak memory beyond the
     gradients: 48 bytes for each distinct pair of rows; no [T, D] array. Source: FaceNet; JTANet, section
@@ -58,8 +59,10 @@ def triplet_margin(
     inputs.one_of("reduction", reduction, REDUCTIONS)
     _checks.backend_for(backend, embeddings)
     margin = inputs.finite_non_negative("margin", margin)
-    vectors = _checks.triplet_vectors(triplets, embeddings)
-    return _fused.fused(_fused.triplet_loss, x, y, *vectors, margin, metric, reduction, False, backend)
+    *vectors, counted = _checks.triplet_vectors(triplets, embeddings, backend)
+    return _fused.fused(
+        _fused.triplet_loss, x, y, *vectors, margin, metric, reduction, False, counted, backend
+    )
 
 
 def dtsh(
@@ -91,8 +94,10 @@ def dtsh(
     _checks.backend_for(backend, embeddings)
     alpha = inputs.finite_non_negative("alpha", alpha)
     weight = inputs.finite_non_negative("quantization_weight", quantization_weight)
-    vectors = _checks.triplet_vectors(triplets, embeddings)
-    loss = _fused.fused(_fused.triplet_loss, x, None, *vectors, alpha, "product", reduction, True, backend)
+    *vectors, counted = _checks.triplet_vectors(triplets, embeddings, backend)
+    loss = _fused.fused(
+        _fused.triplet_loss, x, None, *vectors, alpha, "product", reduction, True, counted, backend
+    )
     if weight == 0 or not x.numel():
         return loss
     # As elsewhere, nothing is learned from a batch that is not finite; its gradient is masked too.
