@@ -10,7 +10,7 @@ import torch
 from minerlib import device_inputs, dispatch
 from minerlib.device_inputs import DeviceProblem
 from minerlib.results import PaddedTriplets, Triplets
-from minerlib.strategies import Request, Slots
+from minerlib.strategies import Every, Request, Slots
 
 
 def adapter(problem: DeviceProblem) -> ModuleType:
@@ -68,4 +68,8 @@ def pairwise_distance(x: Any, y: Any, metric: str) -> Any:
 
 def run(plan: Any, problem: DeviceProblem, request: Request, compact: bool) -> Triplets | PaddedTriplets:
     """A strategy's plan over the families of this backend."""
-    return finish(problem, plan.run(adapter(problem), problem, request), compact)
+    found = plan.run(adapter(problem), problem, request)
+    if isinstance(plan, Every):  # every slot holds a triplet, and how many was read on the way
+        columns = (found.anchors, found.positives, found.negatives)
+        return Triplets(*(device_inputs.back(problem.origin, column) for column in columns))
+    return finish(problem, found, compact)

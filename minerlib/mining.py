@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from minerlib import dispatch, inputs
 from minerlib.arrays import Origin, compiling
 from minerlib.inputs import Problem
 from minerlib.results import PaddedTriplets, TripletCounts, Triplets
-from minerlib.strategies import STRATEGIES, Request, Slots
+from minerlib.strategies import STRATEGIES, PerPair, Request, Slots, Weighted
 
 
 def mine(
@@ -27,6 +28,7 @@ def mine(
     seed: int = 0,
     exact: bool = True,
     compact: bool = True,
+    slots: int | None = None,
     backend: str = "auto",
 ) -> Triplets | PaddedTriplets:
     """Choose triplets (anchor, positive, negative); the same ones, bit for bit, on every backend.
@@ -47,6 +49,9 @@ def mine(
         seed: 0 <= seed < 2^64, for the random strategies.
         exact: decide on canonical float64 distances; False takes the fast path's own float32 answer.
         compact: False gives one slot for each anchor or pair and a mask instead of only what was mined.
+        slots: with `compact=False` and a strategy per pair, how many slots there are, whatever the number of
+            pairs: further ones are invalid, pairs beyond them are left out. On a GPU nothing then waits for
+            the device; without it the host reads how many pairs there are.
         backend: `auto`, or a name of `explain("mine")`.
 
     Returns:
@@ -67,21 +72,23 @@ def mine(
     [2, 2, 1, 1]
     """
     arguments = (embeddings, labels, reference, reference_labels, metric)
+    slots = _slots(slots, compact, strategy)
     if backend == "triton" and not compact and compiling():  # first, as torch cannot trace much of the rest
         from minerlib import ops
 
         request = _request(strategy, margin, reference, pairs, fallback, seed, exact, compact)
-        return PaddedTriplets(*ops.padded(*arguments[:4], strategy, metric, request))
+        return PaddedTriplets(*ops.padded(*arguments[:4], strategy, metric, request, slots))
     if dispatch.on_device(backend):
         from minerlib import device_inputs, device_mining
 
         request = _request(strategy, margin, reference, pairs, fallback, seed, exact, compact)
         found = device_inputs.mining_problem(*arguments, strict=bool(compact))
+        found = replace(found, slots=slots)
         return device_mining.run(STRATEGIES[strategy], found, request, compact)
     request = _request(strategy, margin, reference, pairs, fallback, seed, exact, compact)
     problem = inputs.mining_problem(*arguments)
-    slots = STRATEGIES[strategy].run(dispatch.choose(backend, rows=True), problem, request)
-    return _compact(slots, problem.origin) if compact else _padded(slots, problem.origin)
+    mined = STRATEGIES[strategy].run(dispatch.choose(backend, rows=True), problem, request)
+    return _compact(mined, problem.origin) if compact else _padded(mined, problem, slots)
 
 
 def check_mine(
@@ -98,8 +105,10 @@ def check_mine(
     seed: int = 0,
     exact: bool = True,
     compact: bool = True,
+    slots: int | None = None,
 ) -> tuple[Problem, Request]:
     """The arguments of `mine`, validated."""
+    _slots(slots, compact, strategy)
     request = _request(strategy, margin, reference, pairs, fallback, seed, exact, compact)
     return inputs.mining_problem(embeddings, labels, reference, reference_labels, metric), request
 
@@ -212,8 +221,29 @@ def _compact(slots: Slots, origin: Origin) -> Triplets:
     return Triplets(origin.wrap(anchors), origin.wrap(positives), origin.wrap(negatives))
 
 
-def _padded(slots: Slots, origin: Origin) -> PaddedTriplets:
-    valid = slots.negatives >= 0
-    positives = np.where(valid, slots.positives, slots.anchors)
-    negatives = np.where(valid, slots.negatives, slots.anchors)
-    return PaddedTriplets(*(origin.wrap(array) for array in (slots.anchors, positives, negatives, valid)))
+def _slots(slots: Any, compact: bool, strategy: str) -> int | None:
+    if slots is None:
+        return None
+    inputs.one_of("strategy", strategy, tuple(STRATEGIES))
+    if compact or not isinstance(STRATEGIES[strategy], (PerPair, Weighted)):
+        raise ValueError(
+            "slots: expected None unless compact is False and the strategy is one per pair, "
+            f"got {slots!r} with {strategy!r}"
+        )
+    return inputs.integer("slots", slots, 0, 2**31 - 1)
+
+
+def _padded(mined: Slots, problem: Problem, slots: int | None) -> PaddedTriplets:
+    anchors, positives, negatives = mined.anchors, mined.positives, mined.negatives
+    if slots is not None:
+        pairs = len(anchors)
+        if pairs == 0:  # no pair to repeat
+            anchors = positives = np.array([max(0, len(problem.anchors) - 1)])
+            negatives = np.array([-1])
+        place = np.minimum(np.arange(slots), max(0, pairs - 1))
+        anchors, positives = anchors[place], positives[place]
+        negatives = np.where(np.arange(slots) < pairs, negatives[place], -1)
+    valid = negatives >= 0
+    positives = np.where(valid, positives, anchors)
+    negatives = np.where(valid, negatives, anchors)
+    return PaddedTriplets(*(problem.origin.wrap(array) for array in (anchors, positives, negatives, valid)))

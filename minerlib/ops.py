@@ -82,11 +82,12 @@ def padded(
     strategy: str,
     metric: str,
     request: Request,
+    slots: int | None,
 ) -> _Columns:
     """The operator, called with a validated request."""
     seed = request.seed - (1 << 64) if request.seed >= 1 << 63 else request.seed
     found: _Columns = torch.ops.minerlib.mine_padded(
         embeddings.detach(), labels, reference, reference_labels, strategy, request.margin, metric,
-        request.pairs, request.fallback, seed, request.exact, -1,
+        request.pairs, request.fallback, seed, request.exact, -1 if slots is None else slots,
     )  # fmt: skip
     return found

@@ -14,7 +14,7 @@ class Triplets(NamedTuple):
 
 
 class PaddedTriplets(NamedTuple):
-    """Triplets in slots whose number is known before mining: `[N]` per anchor, or one slot per pair.
+    """Triplets in slots whose number is known before mining: `[N]` per anchor, one per pair, or as asked for.
 
     Where `valid` is False nothing was mined, and the slot's other indices repeat its anchor, so that
     gathering with them is safe.

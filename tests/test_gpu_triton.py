@@ -27,6 +27,7 @@ pytestmark = [
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 on_gpu = pytest.mark.skipif(INTERPRETED, reason="graphs and streams need a device, not the interpreter")
 PER_ANCHOR = ("batch-hard", "easy-positive", "assorted")
+PER_PAIR = ("hard", "semi-hard", "random-hard", "semi-hard-nearest", "distance-weighted")
 
 
 def batch(
@@ -187,22 +188,42 @@ def test_padded_triplets_in_a_graph(strategy: str) -> None:
 
 
 @on_gpu
-@pytest.mark.parametrize("strategy", ["hard", "semi-hard", "random-hard"])
+@pytest.mark.parametrize("strategy", PER_PAIR)
 def test_padded_pairs_in_a_graph(strategy: str) -> None:
-    from minerlib import ops
-
     x, labels = to(DEVICE, *batch(256, 64, 32))
-    slots = 256 * 7
 
     def call() -> Any:
-        return ops.mine_padded(
-            x, labels, None, None, strategy, 0.5, "sqeuclidean", "ordered", "drop", 0, True, slots
-        )
+        return minerlib.mine(x, labels, strategy, margin=0.5, compact=False, slots=256 * 7, backend="triton")
 
     found, graph = capture(call)
     x.copy_(batch(256, 64, 32, seed=1)[0])
     graph.replay()
     same(found, call())
+
+
+@on_gpu
+@pytest.mark.parametrize("strategy", [*PER_ANCHOR, *PER_PAIR])
+def test_padded_forms_wait_for_nothing(strategy: str) -> None:
+    x, labels = to(DEVICE, *batch(256, 64, 32))
+    options = {"compact": False, "backend": "triton"} | ({"slots": 2000} if strategy in PER_PAIR else {})
+    minerlib.mine(x, labels, strategy, **options)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        minerlib.mine(x, labels, strategy, **options)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@on_gpu
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_extra_memory_stays_below_64_mb(dtype: str) -> None:
+    x, labels = to(DEVICE, *batch(131072, 128, 16384, dtype))
+    minerlib.mine(x, labels, "batch-hard", backend="triton")
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    minerlib.mine(x, labels, "batch-hard", backend="triton")
+    assert torch.cuda.max_memory_allocated() - before < 64 << 20
 
 
 @on_gpu

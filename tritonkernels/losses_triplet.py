@@ -27,7 +27,6 @@ from tritonkernels import losses_rows
 from tritonkernels.canonical import metric_norms, pair_sums, to_float64
 from tritonkernels.launching import ALL_REGISTERS, CANONICAL, Compilation, blocks, float64_on, on_device
 from tritonkernels.losses_rows import Sums
-from tritonkernels.pairwise import WIDE_KINDS
 
 SQEUCLIDEAN, EUCLIDEAN, COSINE, PRODUCT = (tl.constexpr(place) for place in range(4))
 COMPARISONS = ("sqeuclidean", "euclidean", "cosine", "product")
@@ -307,23 +306,30 @@ def compilations() -> Iterator[Compilation]:
              "anchor_starts", "positive_starts", "negative_starts")  # fmt: skip
     shared = {**dict.fromkeys(doubles, "*fp64"), **dict.fromkeys(longs, "*i64")}
     shared |= dict.fromkeys(("columns", "count", "dims"), "i32")
-    for kind in WIDE_KINDS:
-        for place, comparison in enumerate(COMPARISONS):
-            for form in ("soft",) if comparison == "product" else ("hinge", "literal"):
-                yield Compilation(
-                    f"losses_triplet.terms[{kind},{comparison},{form}]", terms_kernel,
-                    {"x": f"*{kind}", "y": f"*{kind}", "rows": "i32", **shared},
-                    {"COMPARISON": place, "SOFT": form == "soft", "LITERAL": form == "literal",
-                     "TRIPLETS": TERMS.triplets},
-                    {"num_warps": TERMS.num_warps, **_options(form == "soft")},
-                )  # fmt: skip
-            for role in ("own", "anchor", "other"):
-                if comparison == "product" and role != "own":
-                    continue  # hashing has no reference rows
-                yield Compilation(
-                    f"losses_triplet.pull[{kind},{comparison},{role}]", pull_kernel,
-                    {**dict.fromkeys(("rows", "others", "gradient"), f"*{kind}"), **shared},
-                    {"AS_ANCHOR": role != "other", "AS_OTHER": role != "anchor", "COMPARISON": place,
-                     "ENTRIES": PULL.entries, "DEPTH": PULL.depth},
-                    {"num_warps": PULL.num_warps},
-                )  # fmt: skip
+    # Every pair of choices occurs together.
+    for kind, comparison, form in (
+        ("fp32", "sqeuclidean", "hinge"), ("fp64", "sqeuclidean", "literal"),
+        ("fp32", "euclidean", "literal"),
+        ("fp64", "euclidean", "hinge"), ("fp32", "cosine", "hinge"), ("fp64", "cosine", "literal"),
+        ("fp32", "product", "soft"), ("fp64", "product", "soft"),
+    ):  # fmt: skip
+        yield Compilation(
+            f"losses_triplet.terms[{kind},{comparison},{form}]", terms_kernel,
+            {"x": f"*{kind}", "y": f"*{kind}", "rows": "i32", **shared},
+            {"COMPARISON": COMPARISONS.index(comparison), "SOFT": form == "soft",
+             "LITERAL": form == "literal", "TRIPLETS": TERMS.triplets},
+            {"num_warps": TERMS.num_warps, **_options(form == "soft")},
+        )  # fmt: skip
+    for kind, comparison, role in (
+        ("fp32", "sqeuclidean", "own"), ("fp64", "sqeuclidean", "anchor"), ("fp32", "sqeuclidean", "other"),
+        ("fp64", "euclidean", "own"), ("fp32", "euclidean", "anchor"), ("fp64", "euclidean", "other"),
+        ("fp32", "cosine", "own"), ("fp64", "cosine", "anchor"), ("fp32", "cosine", "other"),
+        ("fp32", "product", "own"),
+    ):  # fmt: skip
+        yield Compilation(
+            f"losses_triplet.pull[{kind},{comparison},{role}]", pull_kernel,
+            {**dict.fromkeys(("rows", "others", "gradient"), f"*{kind}"), **shared},
+            {"AS_ANCHOR": role != "other", "AS_OTHER": role != "anchor",
+             "COMPARISON": COMPARISONS.index(comparison), "ENTRIES": PULL.entries, "DEPTH": PULL.depth},
+            {"num_warps": PULL.num_warps},
+        )  # fmt: skip

@@ -15,7 +15,7 @@ Memory: the rows of values.py. Source: SPEC section 4, JTANet section 4.3, FaceN
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -359,9 +359,9 @@ def count(
 
 
 def every_triplet(
-    rows: Rows, labels: Labels, pairs: Pairs, margin: float
+    rows: Rows, labels: Labels, pairs: Pairs, margin: float, read: Callable[[torch.Tensor], list[int]]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # [T] int64 each
-    """All triplets of positive score. Reads back how many there are."""
+    """All triplets of positive score. Reads back how many there are, by `read`."""
     scored = torch.zeros_like(pairs.positives)
     if pairs.slots == 0:
         return scored, scored, scored
@@ -369,7 +369,7 @@ def every_triplet(
     unread = torch.zeros_like(pairs.positives)
     _launch(rows, labels, pairs, values, RANDOM_HARD.value, margin, 0, scored, COUNT=True, negatives=unread)
     ends = scored.cumsum(0)
-    size = int(ends[-1])
+    (size,) = read(ends[-1])
     found = torch.empty(3, size, dtype=torch.int64, device=scored.device)
     if size:
         _launch(

@@ -34,10 +34,10 @@ def time_calls(
     call: Callable[[Any], Any], inputs: Sequence[Any], device: torch.device, seconds: float
 ) -> Times:
     """Calls over the inputs in turn until the time is up: at least five, after a warm-up over three."""
-    for warm in range(3):
-        call(inputs[warm % len(inputs)])
     if device.type == "cpu":
         return _host_times(call, inputs, seconds)
+    for warm in range(3):
+        call(inputs[warm % len(inputs)])
     torch.cuda.synchronize(device)
     events = []
     stop = time.perf_counter() + seconds
@@ -57,7 +57,7 @@ def _host_times(call: Callable[[Any], Any], inputs: Sequence[Any], seconds: floa
     """Without a GPU: whether the script runs, not how fast."""
     found = []
     stop = time.perf_counter() + seconds
-    while len(found) < 2 or time.perf_counter() < stop:
+    while not found or time.perf_counter() < stop:
         start = time.perf_counter()
         call(inputs[len(found) % len(inputs)])
         found.append((time.perf_counter() - start) * 1e3)

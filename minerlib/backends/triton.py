@@ -93,7 +93,7 @@ def every_triplet(problem: DeviceProblem, request: Request) -> Columns:
 
     assert problem.labels is not None
     pairs = problem.pairs(request.pairs == "combinations")
-    return kernels.every_triplet(problem.rows, problem.labels, pairs, request.margin)
+    return kernels.every_triplet(problem.rows, problem.labels, pairs, request.margin, problem.read)
 
 
 def counts(problem: DeviceProblem, request: Request) -> tuple[int, int, int]:
