@@ -69,28 +69,29 @@ def of_batches(name: str, sets: list[One], goals: tuple[Goal, ...], operations: 
     )  # fmt: skip
 
 
-def of_triplets(sets: list[One], goals: tuple[Goal, ...]) -> Work:
+def of_triplets(sets: list[One], goals: tuple[Goal, ...], margin: float = 0.5) -> Work:
     """Triplets that are mined beforehand: what a training step adds to mining."""
     given = [
-        minerlib.mine(*one, "random-hard", margin=0.5, pairs="combinations", backend="triton") for one in sets
+        minerlib.mine(*one, "random-hard", margin=margin, pairs="combinations", backend="triton")
+        for one in sets
     ]
     inputs = [(one[0], found) for one, found in zip(sets, given, strict=True)]
 
     def ours(one: Any) -> Any:
-        return learned(lambda x: losses.triplet_margin(x, one[1], 0.5, backend="triton"), one[0])
+        return learned(lambda x: losses.triplet_margin(x, one[1], margin, backend="triton"), one[0])
 
     def indexing(one: Any) -> Any:
         a, p, n = one[1]
 
         def loss(x: torch.Tensor) -> torch.Tensor:
             near, far = (x[a] - x[p]).square().sum(1), (x[a] - x[n]).square().sum(1)
-            return torch.relu(near - far + 0.5).mean()
+            return torch.relu(near - far + margin).mean()
 
         return learned(loss, one[0])
 
     def check() -> None:
         x, host = inputs[0][0].cpu(), on_host(*given[0])
-        close(ours(inputs[0]), learned(lambda rows: losses.triplet_margin(rows, host, 0.5), x))
+        close(ours(inputs[0]), learned(lambda rows: losses.triplet_margin(rows, host, margin), x))
 
     count, dims = len(given[0][0]), sets[0][0].shape[1]
     return Work(
@@ -104,7 +105,7 @@ def suite(device: torch.device, tiny: bool) -> list[Callable[[], Work]]:
         small = batches(4, 2, 2, torch.float32, device, 2)
         return [
             lambda: of_batches("batch_all", small, (faster(PML, 1),), 7, margin=0.2),
-            lambda: of_triplets(small, ()),
+            lambda: of_triplets(small, (), 9.0),
         ]
 
     def batch(rows: int, sets: int) -> list[One]:
