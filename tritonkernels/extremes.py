@@ -361,8 +361,9 @@ class _Plan:
             anchor_class = column_class = labels.anchor_class
             anchor_bits, column_bits = _extend(labels.anchor_bits, np), _extend(labels.column_bits, mp)
         else:
-            anchor_class = _extend(labels.anchor_class[x_order], np, -2)
-            column_class = _extend(labels.column_class[y_order], mp, -1)
+            anchor_class = column_class = labels.packed_class
+            if not labels.own:
+                anchor_class = _extend(labels.anchor_class[x_order], np, -2)
             anchor_bits = column_bits = labels.anchor_bits
         return cls(operands, x_order, y_order, *norms, anchor_class, column_class, anchor_bits, column_bits)
 

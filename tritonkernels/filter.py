@@ -26,6 +26,7 @@ Columns that must not be chosen (padding, rows that are not finite) hold near = 
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -48,6 +49,9 @@ PRECISIONS = {"float16": (torch.float16, "ieee"), "float32": (torch.float32, "ie
 
 #: Of the parameters, float64 [4].
 SCALE, CENTERED, USABLE, TO_SELECTION = (tl.constexpr(place) for place in range(4))
+
+SQUARED, DIRECTIONS, UNIT = (tl.constexpr(place) for place in range(3))
+SPACES = {"squared": SQUARED, "cosine": DIRECTIONS, "unit": UNIT}
 
 
 # ------------------------------------------------------------------ which rows are finite
@@ -253,6 +257,99 @@ def bounds(dims: int, precision: str, normalise: bool) -> tuple[float, float, fl
     return relative, spread, absolute
 
 
+@triton.jit(do_not_specialize=["relative_bits", "spread_bits", "absolute_bits"])
+def scale_kernel(
+    x_facts,  # [N] float64: each row's largest magnitude, or its length in a space of directions
+    y_facts,  # [M] float64
+    parameters,  # [4] float64
+    limits,  # [3] float64: relative, spread and absolute
+    x_rows,
+    y_rows,
+    relative_bits,  # int64: a float64's, as Triton passes a Python float as float32
+    spread_bits,
+    absolute_bits,
+    SPACE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Shift, scale and usability, in one program.
+
+    A power of two brings the largest value to 2^10..2^11; unusable below 2^-400. Directions are of length one
+    already. A zero row's cosine distance is 1 by definition, wherever the others lie, so with zero rows that
+    space is not shifted; a row that float64 all but loses is unusable.
+    """
+    lane = tl.arange(0, BLOCK)
+    most, least = tl.full([BLOCK], 0.0, tl.float64), tl.full([BLOCK], float("inf"), tl.float64)
+    zeros = tl.full([BLOCK], 0, tl.int32)
+    for side in tl.static_range(2):
+        facts, rows = x_facts, x_rows
+        if side == 1:
+            facts, rows = y_facts, y_rows
+        for first in range(0, rows, BLOCK):
+            fact = tl.load(facts + first + lane, mask=first + lane < rows, other=-1.0)
+            most = tl.where(fact > most, fact, most)
+            least = tl.where((fact > 0) & (fact < least), fact, least)
+            zeros += tl.where(fact == 0, 1, 0)
+    one = tl.arange(0, 1)
+    if SPACE == SQUARED:
+        largest = tl.max(most, axis=0, keep_dims=True)
+        exponent = ((largest.to(tl.int64, bitcast=True) >> 52) & 0x7FF) - 1022
+        exponent = tl.minimum(tl.maximum(tl.where(largest > 0, exponent, 0), -400), 500)
+        usable = (largest <= 0) | (largest >= 2.0**-400)
+        centered = largest == largest
+        scale, to_selection = _power_of_two(11 - exponent), _power_of_two(2 * exponent - 21)
+    else:
+        shortest = tl.min(least, axis=0, keep_dims=True)
+        usable = ~(shortest < 2.0**-450)
+        centered = shortest == shortest
+        if SPACE == DIRECTIONS:
+            centered = tl.sum(zeros, axis=0, keep_dims=True) == 0
+        scale, to_selection = (
+            _power_of_two(one + 11),
+            _power_of_two(one - (22 if SPACE == DIRECTIONS else 21)),
+        )
+    tl.store(parameters + SCALE + one, scale)
+    tl.store(parameters + CENTERED + one, tl.where(centered, 1.0, 0.0))
+    tl.store(parameters + USABLE + one, tl.where(usable, 1.0, 0.0))
+    tl.store(parameters + TO_SELECTION + one, to_selection)
+    tl.store(limits + one, (relative_bits + one.to(tl.int64)).to(tl.float64, bitcast=True))
+    tl.store(limits + 1 + one, (spread_bits + one.to(tl.int64)).to(tl.float64, bitcast=True))
+    tl.store(limits + 2 + one, (absolute_bits + one.to(tl.int64)).to(tl.float64, bitcast=True))
+
+
+@triton.jit
+def _power_of_two(exponent):
+    """Exact, of a normal float64."""
+    return ((exponent.to(tl.int64) + 1023) << 52).to(tl.float64, bitcast=True)
+
+
+@dataclass(frozen=True)
+class ScaleConfig:
+    """Rows a step of the one program."""
+
+    block: int = 2048
+    num_warps: int = 8
+
+
+SCALE_CONFIG = ScaleConfig()
+
+
+def _scale(
+    x_facts: torch.Tensor,  # [N] float64
+    y_facts: torch.Tensor,  # [M] float64; may be x_facts itself
+    space: str,
+    limits: tuple[float, float, float],
+) -> tuple[torch.Tensor, torch.Tensor]:  # parameters [4], limits [3]
+    numbers = torch.empty(7, dtype=torch.float64, device=y_facts.device)
+    config = SCALE_CONFIG
+    with on_device(y_facts):
+        scale_kernel[(1,)](
+            x_facts, y_facts, numbers[:4], numbers[4:], 0 if x_facts is y_facts else len(x_facts),
+            len(y_facts), *struct.unpack("3q", struct.pack("3d", *limits)), SPACE=SPACES[space].value,
+            BLOCK=config.block, num_warps=config.num_warps,
+        )  # fmt: skip
+    return numbers[:4], numbers[4:]
+
+
 def prepare(
     x: torch.Tensor,  # [N, D], contiguous
     y: torch.Tensor,  # [M, D], contiguous; may be x itself
@@ -268,17 +365,15 @@ def prepare(
     """Pack both sides. Nothing is read back: shift, scale and usability stay on the device."""
     normalise = space != "squared"
     device, dims = x.device, x.shape[1]
-    unread = torch.zeros(1, dtype=torch.float64, device=device)
     if normalise:
         y_norms = norms(y) if y_norms is None else y_norms
         x_norms = (y_norms if y is x else norms(x)) if x_norms is None else x_norms
-        parameters = _direction_parameters(x_norms, y_norms, space)
+        facts = (x_norms, y_norms)
     else:
-        x_norms = y_norms = unread
-        largest = y_largest.amax() if y is x else torch.maximum(y_largest.amax(), x_largest.amax())
-        parameters = _scaled_parameters(largest)
+        facts = (x_largest, y_largest)
+        x_norms = y_norms = y_largest  # not read
+    parameters, limits = _scale(*facts, space, bounds(dims, precision, normalise))
     center = torch.empty(dims, dtype=torch.float64, device=device)
-    limits = torch.cat([unread.new_full((1,), value) for value in bounds(dims, precision, normalise)])
     config = ROWS_CONFIG
     with on_device(x):
         center_kernel[(blocks(dims, config.depth),)](
@@ -318,43 +413,6 @@ def _pack(
             ROWS=config.rows, DEPTH=config.depth, num_warps=config.num_warps, **ALL_REGISTERS,
         )  # fmt: skip
     return Packed(packed, half_norms, errors, near, far)
-
-
-def _scaled_parameters(
-    largest: torch.Tensor,  # [] float64
-) -> torch.Tensor:  # [4]
-    """A power of two that brings the largest value to 2^10..2^11; unusable below 2^-400."""
-    exponent = torch.frexp(largest)[1].long().clamp(-400, 500)
-    usable = ((largest <= 0) | (largest >= 2.0**-400)).to(torch.float64)
-    return torch.stack(
-        [_power_of_two(11 - exponent), torch.ones_like(largest), usable, _power_of_two(2 * exponent - 21)]
-    )
-
-
-def _power_of_two(
-    exponent: torch.Tensor,  # int64, of a normal float64
-) -> torch.Tensor:
-    """Exact, as `torch.pow` need not be."""
-    return ((exponent + 1023) << 52).view(torch.float64)
-
-
-def _direction_parameters(
-    x_norms: torch.Tensor,  # [N]
-    y_norms: torch.Tensor,  # [M]
-    space: str,
-) -> torch.Tensor:  # [4]
-    """Directions are of length one already. A zero row's cosine distance is 1 by definition, wherever the
-    others lie, so with zero rows that space is not shifted; a row that float64 all but loses is unusable."""
-    least = torch.where(x_norms == 0, torch.inf, x_norms).amin()
-    least = torch.minimum(least, torch.where(y_norms == 0, torch.inf, y_norms).amin())
-    usable = (~(least < 2.0**-450)).to(torch.float64)
-    centered = torch.ones_like(usable)
-    if space == "cosine":
-        centered = (~((x_norms == 0).any() | (y_norms == 0).any())).to(torch.float64)
-    to_selection = 2.0**-22 * (1.0 if space == "cosine" else 2.0)
-    return torch.stack(
-        [torch.full_like(usable, 2.0**11), centered, usable, torch.full_like(usable, to_selection)]
-    )
 
 
 # ------------------------------------------------------------------ tiles
@@ -399,6 +457,13 @@ def tile_dots(
 
 
 def compilations() -> Iterator[Compilation]:
+    for space, number in SPACES.items():
+        yield Compilation(
+            f"filter.scale[{space}]", scale_kernel,
+            {**dict.fromkeys(("x_facts", "y_facts", "parameters", "limits"), "*fp64"), "x_rows": "i32",
+             "y_rows": "i32", **dict.fromkeys(("relative_bits", "spread_bits", "absolute_bits"), "i64")},
+            {"SPACE": number.value, "BLOCK": SCALE_CONFIG.block}, {"num_warps": SCALE_CONFIG.num_warps},
+        )  # fmt: skip
     config = ROWS_CONFIG
     warps = {"num_warps": config.num_warps, **ALL_REGISTERS}
     size = {"ROWS": config.rows, "DEPTH": config.depth}

@@ -34,7 +34,7 @@ import triton.language as tl
 from tritonkernels import losses_rows
 from tritonkernels.canonical import metric_norms
 from tritonkernels.labels import Labels
-from tritonkernels.launching import Compilation, float64_on, on_device, power_of_two
+from tritonkernels.launching import ALL_REGISTERS, Compilation, float64_on, on_device, power_of_two
 from tritonkernels.losses_rows import Collected, Sums
 from tritonkernels.losses_triplet import Parts
 from tritonkernels.pairwise import selections, to_metric
@@ -473,6 +473,7 @@ class _Weigh:
         ratio_kernel[(len(tile),)](
             tile, near, far, *classes, parts.sums, parts.terms, parts.above, first, self.columns,
             labels.words, RULE=RULES[self.kind].value, METRIC=self.metric, OWN=labels.own, **options,
+            **ALL_REGISTERS,
         )  # fmt: skip
 
 
@@ -529,7 +530,7 @@ def compilations() -> Iterator[Compilation]:
             f"losses_batch.ratio[{chosen}]", ratio_kernel, types,
             {"RULE": RULES[kind].value, "METRIC": metric, "MULTI": multi, "OWN": own,
              "COLUMNS": WEIGH.columns},
-            options,
+            {**options, **ALL_REGISTERS},
         )  # fmt: skip
     for multi in (False, True):
         yield Compilation(

@@ -289,7 +289,7 @@ class _Pull:
             pull_kernel[(len(rows), blocks(rows.shape[1], PULL.depth))](
                 rows, others, norms, *self.triplets, *self.weights, *orders, *starts, self.scale, out,
                 rows.shape[1], AS_ANCHOR=as_anchor, AS_OTHER=as_other, COMPARISON=self.comparison,
-                ENTRIES=PULL.entries, DEPTH=PULL.depth, num_warps=PULL.num_warps,
+                ENTRIES=PULL.entries, DEPTH=PULL.depth, num_warps=PULL.num_warps, **ALL_REGISTERS,
             )  # fmt: skip
         return out
 
@@ -331,5 +331,5 @@ def compilations() -> Iterator[Compilation]:
             {**dict.fromkeys(("rows", "others", "gradient"), f"*{kind}"), **shared},
             {"AS_ANCHOR": role != "other", "AS_OTHER": role != "anchor",
              "COMPARISON": COMPARISONS.index(comparison), "ENTRIES": PULL.entries, "DEPTH": PULL.depth},
-            {"num_warps": PULL.num_warps},
+            {"num_warps": PULL.num_warps, **ALL_REGISTERS},
         )  # fmt: skip

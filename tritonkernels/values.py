@@ -11,6 +11,7 @@ Memory: ROW_BYTES and the operands. Limits: M < 2^31.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -27,8 +28,8 @@ from tritonkernels.launching import Compilation, blocks, on_device
 
 #: What the rows of one chunk may take, unless a single block of them takes more.
 ROW_BYTES = 32 << 20
-#: Columns from which three TF32 products cost less than float32, wider bounds included.
-MANY_COLUMNS = 16384
+#: Columns from which three TF32 products cost less than float32, wider bounds included: docs/performance.md.
+MANY_COLUMNS = 512
 
 #: Covers the rounding of the few float64 operations on an edge.
 SLOP = tl.constexpr(2.0**-49)
@@ -152,7 +153,8 @@ class Values:
             classes = (labels.anchor_class, labels.column_class)
             bits = (extend(labels.anchor_bits, n), extend(labels.column_bits, m))
         else:
-            classes = (extend(labels.anchor_class, n, -2), extend(labels.column_class, m, -1))
+            anchors = labels.padded_class if labels.own else extend(labels.anchor_class, n, -2)
+            classes = (anchors, labels.padded_class)
             bits = (labels.anchor_bits, labels.column_bits)
         return cls(operands, *norms, *classes, *bits, buffer, len(rows.x))
 
@@ -189,9 +191,8 @@ def compilations() -> Iterator[Compilation]:
         "column_class": "*i32",
     }
     numbers = dict.fromkeys(("first", "padded_columns", "dims", "words"), "i32")
-    for multi, depth, precision in (
-        (False, 16, "ieee"), (False, 32, "ieee"), (False, 32, "tf32x3"), (True, 32, "ieee"),
-    ):  # fmt: skip
+    choices = itertools.product((False, True), (16, 32), ("ieee", "tf32x3"))
+    for multi, depth, precision in choices:
         yield Compilation(
             f"values.values[multi={multi},depth={depth},{precision}]", values_kernel, {**pointers, **numbers},
             {"MULTI": multi, "OWN": True, "ROWS": VALUES.rows, "COLUMNS": VALUES.columns, "DEPTH": depth,
