@@ -1,9 +1,11 @@
-"""Padded mining as an operator of torch, for `torch.compile(fullgraph=True)` and CUDA graphs.
+"""Padded mining, neighbours and distances as operators of torch, for `torch.compile(fullgraph=True)` and CUDA
+graphs.
 
 `torch.ops.minerlib.mine_padded` answers like `mine(..., compact=False, backend="triton")`, which calls it
 while torch compiles. Nothing is read back from the device as long as the number of slots is known: `[N]` for
-strategies per anchor; for strategies per pair `slots`, or -1 to read back how many pairs there are. Importing
-this module imports torch and registers the operator.
+strategies per anchor; for strategies per pair `slots`, or -1 to read back how many pairs there are.
+`nearest_rows` and `all_distances` are `nearest` and `pairwise_distance` with that backend. Importing this
+module imports torch and registers the operators.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from minerlib import device_inputs, device_mining
+from minerlib import device_inputs, device_mining, neighbors
 from minerlib.results import PaddedTriplets
 from minerlib.strategies import STRATEGIES, Assorted, PerAnchor, Request
 
@@ -72,6 +74,41 @@ def _(
         size = torch.library.get_ctx().new_dynamic_size()
     columns = [embeddings.new_empty(size, dtype=torch.int64) for _ in range(3)]
     return columns[0], columns[1], columns[2], embeddings.new_empty(size, dtype=torch.bool)
+
+
+@torch.library.custom_op("minerlib::nearest_rows", mutates_args=())
+def nearest_rows(
+    queries: Tensor,  # [Q, D]
+    database: Tensor,  # [M, D]
+    k: int,
+    metric: str,
+    exact: bool,
+) -> tuple[Tensor, Tensor]:
+    """distances [Q, k] float64 and indices [Q, k] int64."""
+    return tuple(neighbors.nearest(queries, database, k, metric=metric, exact=exact, backend="triton"))
+
+
+@nearest_rows.register_fake
+def _(queries: Tensor, database: Tensor, k: int, metric: str, exact: bool) -> tuple[Tensor, Tensor]:
+    shape = (queries.shape[0], k)
+    return queries.new_empty(shape, dtype=torch.float64), queries.new_empty(shape, dtype=torch.int64)
+
+
+@torch.library.custom_op("minerlib::all_distances", mutates_args=())
+def all_distances(
+    x: Tensor,  # [N, D] or [B, N, D]
+    y: Tensor | None,  # [M, D] or [B, M, D]
+    metric: str,
+) -> Tensor:
+    """[N, M] or [B, N, M] float64."""
+    found: Tensor = neighbors.pairwise_distance(x, y, metric=metric, backend="triton")
+    return found
+
+
+@all_distances.register_fake
+def _(x: Tensor, y: Tensor | None, metric: str) -> Tensor:
+    columns = x.shape[-2] if y is None else y.shape[-2]
+    return x.new_empty((*x.shape[:-1], columns), dtype=torch.float64)
 
 
 def padded(

@@ -17,6 +17,7 @@ if INTERPRETED:
     import triton.language as tl
 
     from tritonkernels import canonical
+    from tritonkernels import filter as filters
 
     @triton.jit
     def _tile(
@@ -34,6 +35,13 @@ if INTERPRETED:
         at_i, at_j = tl.load(i + pair, mask=live, other=0), tl.load(j + pair, mask=live, other=0)
         values = canonical.pair_selections(x, y, x_norms, y_norms, at_i, at_j, live, dims, COSINE)
         tl.store(out + pair, values, mask=live)
+
+    @triton.jit
+    def _dots(a, b, out, row, dims, ROWS: tl.constexpr, DEPTH: tl.constexpr):
+        i = tl.arange(0, ROWS)
+        at = row + tl.program_id(0).to(tl.int64)
+        dots = filters.tile_dots(a, b, at, at, dims, ROWS, ROWS, DEPTH, "ieee")
+        tl.store(out + i[:, None] * ROWS + i[None, :], dots)
 
 
 def _rows(data: str, n: int, d: int, dtype: str) -> tuple[np.ndarray, torch.Tensor]:
@@ -57,3 +65,19 @@ def test_pairs_tiles_and_norms_have_the_bits_of_the_reference(data: str, dtype: 
             out = torch.full((35,), torch.nan, dtype=torch.float64)
             _pairs[(1,)](tx, ty, *lengths, i, j, out, 35, d, COSINE=metric == "cosine", PAIRS=64)
             assert np.array_equal(out.numpy(), reference.selection_values(x, y, metric).ravel()), metric
+
+
+def test_rows_beyond_two_to_the_31_values() -> None:
+    """32-bit places would wrap. Pages of the 4 GB that are not touched are never used."""
+    far, d = 1 << 25, 64
+    whole = torch.empty((far + 16) * d, dtype=torch.float16).view(-1, d)
+    x = _rows("gaussian", 16, d, "float16")[1]
+    whole[far:] = x
+    i = torch.arange(far, far + 16)
+    unread, out = torch.zeros(1, dtype=torch.float64), torch.full((16,), torch.nan, dtype=torch.float64)
+    _pairs[(1,)](whole, x, unread, unread, i, torch.zeros_like(i), out, 16, d, COSINE=False, PAIRS=16)
+    wanted = reference.squared_distances(x.double().numpy(), x[:1].double().numpy())[:, 0]
+    assert np.array_equal(out.numpy(), wanted)
+    dots = torch.full((16, 16), torch.nan)
+    _dots[(1,)](whole, whole, dots, far, d, ROWS=16, DEPTH=d)
+    assert torch.allclose(dots, x.float() @ x.float().T, rtol=1e-5, atol=1e-5)

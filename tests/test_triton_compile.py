@@ -7,6 +7,7 @@ all the same. `python -m tritonkernels.compile_report` writes the table.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib.util
 import os
@@ -46,6 +47,17 @@ def test_every_kernel_file_is_in_the_matrix() -> None:
         if "_kernel[" in (Path(compile_matrix.__file__).parent / f"{name}.py").read_text(encoding="utf-8")
     }
     assert with_kernels == set(compile_matrix.MODULES)
+
+
+def test_every_product_names_its_precision() -> None:
+    """Left out, it would silently be TF32."""
+    products = 0
+    for path in Path(compile_matrix.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "tl.dot":
+                products += 1
+                assert "input_precision" in {keyword.arg for keyword in node.keywords}, f"{path.name}"
+    assert products >= 4
 
 
 def test_popcounts_are_one_instruction() -> None:

@@ -47,6 +47,21 @@ def test_compiled_whole(batch: tuple[torch.Tensor, torch.Tensor], strategy: str)
         assert torch.equal(found, expected)
 
 
+def test_neighbours_and_distances_as_operators(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    from minerlib import ops
+
+    x, kinds = batch[0], ("test_schema", "test_faketensor")
+    torch.library.opcheck(ops.nearest_rows, (x[:2], x, 3, "cosine", True), test_utils=kinds)
+    torch.library.opcheck(ops.all_distances, (x[None, :2], x[None], "euclidean"), test_utils=kinds)
+
+    def found(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        near = minerlib.nearest(rows[:2], rows, 3, backend="triton")
+        return near.distances, near.indices, minerlib.pairwise_distance(rows[:2], backend="triton")
+
+    compiled = torch.compile(found, fullgraph=True, backend="aot_eager")
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(compiled(x), found(x), strict=True))
+
+
 @pytest.mark.parametrize("strategy", ["hard", "random-hard", "distance-weighted"])
 def test_more_and_fewer_slots_than_pairs(batch: tuple[torch.Tensor, torch.Tensor], strategy: str) -> None:
     from minerlib import ops
