@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -33,7 +33,7 @@ class DeviceProblem:
 
     anchors: torch.Tensor  # [N, D] bfloat16, float32 or float64, contiguous
     columns: torch.Tensor  # [M, D] of the same type; the very tensor `anchors` in self-mining
-    labels: Labels | None
+    group: Callable[[], Labels] | None  # who is of one class: kernels, which run when they are first asked
     own: bool  # self-mining: row i is never its own positive
     metric: str
     origin: Origin
@@ -42,6 +42,10 @@ class DeviceProblem:
     slots: int | None = None  # of a padded answer by pair; None: as many as there are pairs, read back
 
     where: ClassVar[Any] = staticmethod(torch.where)
+
+    @cached_property
+    def labels(self) -> Labels | None:
+        return None if self.group is None else self.group()
 
     @cached_property
     def rows(self) -> Rows:
@@ -110,15 +114,17 @@ def mining_problem(
     if reference is None:
         keys = x_labels if x_labels.ndim == 2 else _keys(x_labels)
         return DeviceProblem(
-            x, x, group(keys, keys), True, metric, origin, ("embeddings", "embeddings"), strict
+            x, x, partial(group, keys, keys), True, metric, origin, ("embeddings", "embeddings"), strict
         )
     y, _ = _rows("reference", reference)
     inputs.same_width("embeddings", x, "reference", y)
     y_labels = _labels("reference_labels", reference_labels, "reference", len(y))
     inputs.same_form(x_labels, y_labels)
     x, y = _common_type(x, y)
-    found = group(x_labels, y_labels) if x_labels.ndim == 2 else _across(x_labels, y_labels)
-    return DeviceProblem(x, y, found, False, metric, origin, ("embeddings", "reference"), strict)
+    group = group if x_labels.ndim == 2 else _across
+    return DeviceProblem(
+        x, y, partial(group, x_labels, y_labels), False, metric, origin, ("embeddings", "reference"), strict
+    )
 
 
 def search_problem(
