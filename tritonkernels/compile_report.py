@@ -10,6 +10,7 @@ Triton's package.
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import json
@@ -22,9 +23,12 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import triton
+import triton.language as tl
+from triton.runtime.jit import JITFunction
 
 from tritonkernels import compile_matrix
 from tritonkernels.launching import Compilation
@@ -89,10 +93,33 @@ def jobs() -> list[Job]:
     ]
 
 
+def sources(kernel: Any) -> list[tuple[str, str]]:
+    """The text of a kernel, of the functions that it calls, and of the constants that they name.
+
+    Triton's own key also holds line numbers, so that a line more in a file would compile all of it anew.
+    """
+    found: dict[str, str] = {}
+    waiting = [kernel]
+    while waiting:
+        function = waiting.pop()
+        place = f"{function.__module__}.{function.__name__}"
+        if place in found:
+            continue
+        found[place] = function.src
+        for node in ast.walk(ast.parse(function.src)):
+            value = function.__globals__.get(node.id) if isinstance(node, ast.Name) else None
+            assert not isinstance(value, ModuleType) or value is tl, f"{place}: {node}"
+            if isinstance(value, JITFunction):
+                waiting.append(value)
+            elif isinstance(value, (tl.constexpr, int, float)):
+                found[f"{function.__module__}.{node.id}"] = repr(getattr(value, "value", value))
+    return sorted(found.items())
+
+
 def key_of(job: Job) -> str:
     compilation = by_name()[job[0]]
     seen = (
-        compilation.kernel.cache_key, compilation.types(), sorted(compilation.constants.items()),
+        sources(compilation.kernel), compilation.types(), sorted(compilation.constants.items()),
         sorted(compilation.options.items()), sorted(compilation.multiples), compile_matrix.TARGETS[job[1]],
         triton.__version__,
     )  # fmt: skip
