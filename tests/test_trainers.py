@@ -375,6 +375,7 @@ def test_tables_and_pictures_are_written(tmp_path):
     assert list(rows[0]) == [
         "epoch",
         "step",
+        "images",
         "ae",
         "siamese",
         "fr",
@@ -385,6 +386,10 @@ def test_tables_and_pictures_are_written(tmp_path):
     ]
     assert [float(row["total"]) for row in rows] == result.history["total"]
     assert [int(row["epoch"]) for row in rows] == [1, 1, 1, 2, 2, 2]
+    sizes = [int(row["images"]) for row in rows]
+    assert sizes == [64, 64, result.train_images - 128] * 2
+    steps, losses = jtanet.loss_curves(result.history)  # a shorter batch has smaller sums
+    assert (steps, len(losses["AE loss"])) == ([1, 2, 4, 5], 4)
     summary = json.loads(result.files["summary"].read_text())
     assert summary["precision_percent"]["5"] == result.precision[5]
     assert summary["mining"] == dataclasses.asdict(result.mining)

@@ -36,7 +36,7 @@ from minerlib.trainers.validation import MiningRecord, StepMiner
 __all__ = ["JTANetConfig", "JTANetResult", "loss_terms", "retrieval_precision", "train"]
 
 METRIC = "sqeuclidean"
-LAST_BATCH = "The last batch of an epoch may be smaller than the others, and its sums with it."
+FULL_BATCHES = "Batches that the end of an epoch cut short are left out, as the losses are sums over a batch."
 RETRIEVED = tuple(range(5, 101, 5))
 LOSS_NAMES = {"ae": "AE loss", "siamese": "SE loss", "fr": "RE loss", "total": "TOTAL loss"}  # as in Fig. 8
 
@@ -166,6 +166,13 @@ def retrieval_precision(
     return {k: 100 * value for k, value in zip(cutoffs, precision, strict=True)}
 
 
+def loss_curves(history: History) -> tuple[list[int], dict[str, list[float]]]:
+    """The steps of whole batches, and each loss in them under the name that Fig. 8 gives it."""
+    whole = [place for place, count in enumerate(history["images"]) if count == max(history["images"])]
+    losses = {name: [history[key][place] for place in whole] for key, name in LOSS_NAMES.items()}
+    return [history["step"][place] for place in whole], losses
+
+
 _FILES = {
     "summary": "summary.json",
     "precision": "precision.png",
@@ -207,8 +214,7 @@ def _write_report(result: JTANetResult) -> None:
         "images retrieved",
         "mean precision (%)",
     )
-    losses = {name: history[key] for key, name in LOSS_NAMES.items()}
-    report.plot_losses(files["losses"], history["step"], losses, title, "loss, summed over the batch")
+    report.plot_losses(files["losses"], *loss_curves(history), title, "loss, summed over the batch")
     rows = [(str(k), value) for k, value in result.precision.items()]
     report.write_html(
         files["report"],
@@ -219,7 +225,7 @@ def _write_report(result: JTANetResult) -> None:
                 "Mean precision of held-out images (%)", ("images retrieved", config.strategy), rows
             ),
             report.Picture("Precision against images retrieved, as in Fig. 7", files["precision"]),
-            report.Picture("Losses, as in Fig. 8", files["losses"], LAST_BATCH),
+            report.Picture("Losses, as in Fig. 8", files["losses"], FULL_BATCHES),
             report.mining_table({config.strategy: result.mining}),
             report.Facts("Settings", plain(config)),
             report.Facts("This run", _facts(result)),

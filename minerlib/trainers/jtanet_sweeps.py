@@ -116,7 +116,7 @@ def embedding_lengths(config: JTANetConfig, seeds: int = 1, lengths: Sequence[in
         _plot_losses(files["fig8"], {name: str(length) for name, length in drawn.items()}, cases)
         pictures = [
             report.Picture(f"Fig. 7. Precision against images retrieved, seed {config.seed}", files["fig7"]),
-            report.Picture(f"Fig. 8. Losses, seed {config.seed}", files["fig8"], jtanet.LAST_BATCH),
+            report.Picture(f"Fig. 8. Losses, seed {config.seed}", files["fig8"], jtanet.FULL_BATCHES),
         ]
         _write("table2", tables, pictures, cases, outcomes, files, config)
     return SweepResult(tables, outcomes, files)
@@ -355,9 +355,8 @@ def _plot_losses(path: Path, rows: Mapping[str, str], cases: Mapping[str, Case])
         case = next(case for case in cases.values() if (case.row, case.strategy) == (row, strategy))
         with (case.config.output / "metrics.csv").open(newline="") as stream:
             lines = list(csv.DictReader(stream))
-        steps = [int(line["step"]) for line in lines]
-        losses = {name: [float(line[key]) for line in lines] for key, name in jtanet.LOSS_NAMES.items()}
-        report.draw_losses(axes, steps, losses)
+        history = {name: [float(line[name]) for line in lines] for name in lines[0]}
+        report.draw_losses(axes, *jtanet.loss_curves(history))
         axes.set_title(f"{strategy}, EL {row}")
     panels[0].set_ylabel("loss, summed over the batch")
     panels[-1].legend()

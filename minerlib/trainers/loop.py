@@ -165,6 +165,7 @@ class Loop:
     def _train_step(self, rows: Tensor, epoch: int) -> dict[str, Any]:
         start = time.perf_counter()
         record, before = self.record, asdict(self.record)
+        count = len(rows)
         rows = self.ranks.share(rows, self.together)
         part = self.images.rows(rows)
         batch = Batch(
@@ -189,6 +190,7 @@ class Loop:
         return {
             "epoch": epoch,
             "step": batch.step,
+            "images": count,
             **numbers,
             "mining_ms": mining_ms,
             "step_ms": 1e3 * seconds,
