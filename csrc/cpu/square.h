@@ -16,8 +16,8 @@ public:
     static bool fits(const Problem& problem) { return problem.own && problem.columns.rows <= LARGEST; }
 
     Square(const Filter<T>& filter, int threads)
-        : filter_(filter), n_(filter.columns), stride_(filter.padded_columns()) {
-        values_.resize((n_ + TILE_ROWS) * stride_ + 64);  // whole panels, and readers of 64 values at a time
+        : filter_(filter), n_(filter.columns), stride_(ceil_div(filter.padded_columns(), 64) * 64) {
+        values_.resize((n_ + TILE_ROWS) * stride_);  // whole panels
         half_norms_.resize(n_ + TILE_ROWS);
         const int64_t rows = block_rows(n_, threads, stride_);
         parallel_for(threads, ceil_div(n_, rows), [&](int64_t b) { fill(b * rows, std::min(rows, n_ - b * rows)); });
@@ -62,7 +62,7 @@ private:
     }
 
     const Filter<T>& filter_;
-    const int64_t n_, stride_;
+    const int64_t n_, stride_;  // readers of 64 values at a time stay in their row, which is one thread's
     Buffer<float> values_;
     Buffer<double> half_norms_;
 };
