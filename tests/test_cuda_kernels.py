@@ -130,7 +130,10 @@ def test_ranges_of_nothing_and_of_everything() -> None:
     for few in (a, a[:0]):
         wanted = reference.hamming_range(few, b[:0], 3)
         assert_equal(kernels.range_search(tensor(few), tensor(b[:0]), 3), wanted)
-    assert_equal(kernels.search(tensor(a[:0]), tensor(b), 2), reference.hamming_search(a[:0], b, 2))
+    b = codes("random", 1, 40, 16)[1]
+    for none in (b[:0], np.random.default_rng(0).integers(0, 9, (0, 16), dtype=np.uint8)):
+        assert_equal(kernels.search(tensor(none), tensor(b), 2), reference.hamming_search(none, b, 2))
+        assert_equal(kernels.range_search(tensor(none), tensor(b), 2), reference.hamming_range(none, b, 2))
     assert kernels.distance(tensor(a), tensor(b[:0])).shape == (3, 0)
 
 

@@ -89,7 +89,7 @@ def as_words(
             f"codes: expected at most {MOST_ROWS} rows of {MOST_BITS} bits, got {count} of {8 * length}"
         )
     width = width_for(length)
-    if length != 4 * width:
+    if length != 4 * width or count == 0:  # NumPy's empty arrays may come without strides
         padded = codes.new_zeros((count, 4 * width))
         padded[:, :length] = codes
         codes = padded
