@@ -91,7 +91,7 @@ def plot_retrievals(
     axes.imshow(sheet, interpolation="nearest")
     axes.set_yticks(tile * (np.arange(len(retrievals)) + 0.5), [name for name, _, _ in retrievals])
     axes.set_xticks(tile * (np.arange(columns) + 0.5), ["query", *(str(rank) for rank in range(1, columns))])
-    axes.tick_params(length=0)
+    axes.tick_params(length=0, labelsize="small")
     axes.xaxis.tick_top()
     axes.spines[:].set_visible(False)
     drawn.suptitle(title)

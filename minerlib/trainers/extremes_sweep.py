@@ -75,7 +75,7 @@ def _tables(outcomes: Mapping[str, Outcome], config: ExtremesConfig) -> list[rep
     """Table I and Table II, as far as they were swept, and the share of mining."""
     measured = {name: outcome["measured"] for name, outcome in outcomes.items()}
     note = (
-        f"{config.epochs} epochs, {config.backbone} at width {config.width:g}, "
+        f"epochs {config.epochs}, {config.backbone} at width {config.width:g}, "
         f"{next(iter(outcomes.values()))['origin']}, learning rate {config.learning_rate:g}, "
         f"preset {config.preset}."
     )
