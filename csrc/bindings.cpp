@@ -115,6 +115,48 @@ Indices extremes(const std::string& isa, const Call& call, unsigned wanted) {
     return out;
 }
 
+// labels: (classes, order) or (bits,); records: float64 [n, 8], the bits of `Record`, changed in place.
+void chunk_extremes(const std::string& isa, const py::array& both, int64_t split, int64_t first, int64_t other_first,
+                    const py::tuple& labels, const py::object& limits, int metric, unsigned wanted, int threads,
+                    Array<double> records) {
+    ChunkPair pair = {};
+    pair.rows = rows(both);
+    const int64_t n = pair.rows.rows;
+    expect(n < INT32_MAX, "at most 2^31 - 2 rows are supported");
+    expect(split >= 0 && (split < n || split == 0), "split");
+    pair.split = split;
+    pair.first[0] = first;
+    pair.first[1] = other_first;
+    Indices classes, order;
+    Array<uint64_t> bits;
+    Array<double> most;
+    if (labels.size() == 2) {
+        classes = labels[0].cast<Indices>();
+        order = labels[1].cast<Indices>();
+        expect(classes.size() == n && order.size() == n, "label lengths");
+        pair.classes = classes.data();
+        pair.order = order.data();
+    } else {
+        bits = labels[0].cast<Array<uint64_t>>();
+        expect(bits.ndim() == 2 && bits.shape(0) == n, "label sets");
+        pair.words = bits.shape(1);
+        pair.bits = bits.data();
+    }
+    if (!limits.is_none()) {
+        most = limits.cast<Array<double>>();
+        expect(most.size() == n, "limits");
+        pair.limits = most.data();
+    }
+    static_assert(sizeof(Record) == 8 * sizeof(double), "records are passed as rows of eight numbers");
+    expect(records.ndim() == 2 && records.shape(0) == n && records.shape(1) == 8, "records");
+    pair.records = reinterpret_cast<Record*>(records.mutable_data());
+    pair.metric = static_cast<Metric>(metric);
+    pair.threads = threads;
+    const Kernels& kernels = kernels_for(isa);
+    py::gil_scoped_release release;
+    kernels.chunk_extremes(pair, wanted);
+}
+
 py::tuple window(const std::string& isa, const Call& call, int rule, const PairOptions& options) {
     const Indices offsets = pair_slot_offsets(call, options.combinations);
     const Slots slots(offsets, offsets.at(call.view.anchors.rows));
@@ -476,6 +518,7 @@ PYBIND11_MODULE(_native, module) {
     py::class_<PairOptions>(module, "PairOptions")
         .def(py::init(&pair_options), py::arg("margin"), py::arg("seed"), py::arg("combinations"), py::arg("fallback"));
     module.def("extremes", &extremes);
+    module.def("chunk_extremes", &chunk_extremes);
     module.def("window", &window);
     module.def("sample", &sample);
     module.def("count_window", &count_window);

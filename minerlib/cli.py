@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 import minerlib
-from minerlib import dispatch, files, inputs, rankings, search_cli
+from minerlib import dispatch, files, inputs, offline_cli, rankings, search_cli
 from minerlib.benchmarks import quick
 from minerlib.strategies import STRATEGIES
 from minerlib.trainers import deephash_cli, extremes_cli, jtanet_cli
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         "info", help="what is installed, what this machine can use, and why not the rest"
     )
     info.set_defaults(run=_info)
-    _add_mine(commands.add_parser("mine", help="mine triplets from two .npy files"))
+    _add_mine(commands.add_parser("mine", help="mine triplets from a batch, or from a whole data set"))
     search_cli.add_arguments(
         commands.add_parser("search", help="search binary codes, or floats by their signs")
     )
@@ -107,8 +107,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_mine(parser: argparse.ArgumentParser) -> None:
-    _add_rows(parser, "reference", "R", "where positives and negatives come from")
-    parser.add_argument("--strategy", required=True, choices=tuple(STRATEGIES), metavar="NAME",
+    _add_rows(parser, "reference", "R", "where positives and negatives come from", labels="?")
+    parser.add_argument("--strategy", choices=tuple(STRATEGIES), metavar="NAME",
                         help=f"one of {', '.join(STRATEGIES)}")  # fmt: skip
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="triplets.npz or .parquet")
     parser.add_argument("--margin", type=float, default=0.2, help="in the metric's unit (default 0.2)")
@@ -117,6 +117,7 @@ def _add_mine(parser: argparse.ArgumentParser) -> None:
     _add_choice(parser, "--fallback", inputs.FALLBACKS)
     parser.add_argument("--seed", type=int, default=0, help="of the random strategies (default 0)")
     _add_choice(parser, "--backend", dispatch.NAMES)
+    offline_cli.add_arguments(parser)
     parser.set_defaults(run=_mine)
 
 
@@ -129,10 +130,13 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_evaluate)
 
 
-def _add_rows(parser: argparse.ArgumentParser, second: str, letter: str, meaning: str) -> None:
+def _add_rows(
+    parser: argparse.ArgumentParser, second: str, letter: str, meaning: str, labels: str | None = None
+) -> None:
     """Two files of embeddings and labels, and options for two more."""
     parser.add_argument("embeddings", type=Path, metavar="EMBEDDINGS.npy", help="[N, D] floats")
-    parser.add_argument("labels", type=Path, metavar="LABELS.npy", help="[N] integers, or [N, C] bool")
+    parser.add_argument("labels", type=Path, nargs=labels, metavar="LABELS.npy",
+                        help="[N] integers, or [N, C] bool")  # fmt: skip
     parser.add_argument(f"--{second}", type=Path, metavar=f"{letter}.npy", help=f"[M, D]: {meaning}")
     parser.add_argument(f"--{second}-labels", type=Path, metavar=f"{letter}L.npy", help="[M] or [M, C]")
 
@@ -146,6 +150,11 @@ def _add_choice(parser: argparse.ArgumentParser, option: str, valid: tuple[str, 
 
 
 def _mine(arguments: argparse.Namespace) -> int:
+    if (arguments.strategy is None) == (arguments.cases is None):
+        raise UsageError("expected one of --strategy, for a batch, and --cases, for a whole data set")
+    if arguments.cases is not None:
+        return offline_cli.run(arguments)
+    offline_cli.check_unused(arguments)
     files.check_output(arguments.output)
     arrays = _read(arguments, "embeddings", "labels", "reference", "reference_labels")
     options = ("margin", "metric", "pairs", "fallback", "seed")

@@ -77,7 +77,7 @@ def check_output(path: Path) -> None:
     if not os.access(path.parent, os.W_OK):
         raise FileError(f"{path}: its folder {path.parent} cannot be written to")
     if path.suffix == ".parquet":
-        _pyarrow(path)
+        pyarrow_for(path)
 
 
 def write_triplets(
@@ -147,7 +147,7 @@ def _write_parquet(
     groups: Iterable[dict[str, np.ndarray]],
 ) -> None:
     """The columns, a row group at a time."""
-    pyarrow, parquet = _pyarrow(path)
+    pyarrow, parquet = pyarrow_for(path)
     metadata = {f"minerlib.{name}": str(value) for name, value in facts.items()}
     schema = pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in types.items()], metadata)
     with parquet.ParquetWriter(stream, schema) as writer:
@@ -155,7 +155,7 @@ def _write_parquet(
             writer.write_table(pyarrow.table(columns, schema))
 
 
-def _pyarrow(path: Path) -> tuple[Any, Any]:
+def pyarrow_for(path: Path) -> tuple[Any, Any]:
     try:
         return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError as error:

@@ -111,13 +111,13 @@ def mining_problem(
     x, origin = _rows("embeddings", embeddings)
     x_labels = labels_of("labels", labels, "embeddings", len(x))
     if reference is None:
-        return Problem(x, x, _group(x_labels, None), True, metric, origin)
+        return Problem(x, x, group(x_labels, None), True, metric, origin)
     y, _ = _rows("reference", reference)
     same_width("embeddings", x, "reference", y)
     y_labels = labels_of("reference_labels", reference_labels, "reference", len(y))
     same_form(x_labels, y_labels)
     x, y = common_type(x, y)
-    return Problem(x, y, _group(x_labels, y_labels), False, metric, origin)
+    return Problem(x, y, group(x_labels, y_labels), False, metric, origin)
 
 
 def search_problem(
@@ -149,7 +149,7 @@ def relevance(
     y = x if own else labels_of(names[1], database_labels, names[3], database)
     if x.ndim != y.ndim or x.shape[1:] != y.shape[1:]:
         raise ValueError(f"{names[1]}: expected the form of {names[0]} {list(x.shape)}, got {list(y.shape)}")
-    labels = _group(x, None if own else y)
+    labels = group(x, None if own else y)
     if isinstance(labels, SingleLabels):
         return Relevance(labels.anchor_class, labels.column_class(), None, None, own)
     return Relevance(None, None, labels.anchor_bits, labels.column_bits, own)
@@ -388,7 +388,7 @@ def labels_of(name: str, value: Any, rows_name: str, rows: int) -> np.ndarray:
     return array
 
 
-def _group(x_labels: np.ndarray, y_labels: np.ndarray | None) -> Labels:
+def group(x_labels: np.ndarray, y_labels: np.ndarray | None) -> Labels:
     if x_labels.ndim == 2:
         x_bits = label_bits(x_labels)
         return MultiLabels(x_bits, x_bits if y_labels is None else label_bits(y_labels))

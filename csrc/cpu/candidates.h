@@ -16,8 +16,11 @@ namespace MINERLIB_ISA {
 // bound seen. Bounds are rounded outwards to float32.
 class Shortlist {
 public:
-    void reset() {
-        bound_ = std::numeric_limits<float>::infinity();
+    void reset() { restart(std::numeric_limits<double>::infinity()); }
+
+    // Forgets its columns; only those whose lower bound does not exceed `bound` can be the extremum.
+    void restart(double bound) {
+        bound_ = round_up(bound);
         count_ = 0;
     }
 
@@ -28,6 +31,13 @@ public:
 
     // More near-ties than fit: the whole row is decided in float64, and no further column is taken.
     bool overflowed() const { return count_ < 0; }
+    void overflow() {
+        count_ = -1;
+        bound_ = -std::numeric_limits<float>::infinity();
+    }
+
+    // Whether the next column may not fit.
+    bool full() const { return count_ == CAPACITY; }
 
     void offer(double value, double error, int64_t column) {
         offer_bounds(round_down(value - error), round_up(value + error), column);
@@ -64,11 +74,6 @@ private:
         }
         lower_[count_] = lower;
         columns_[count_++] = static_cast<int32_t>(column);
-    }
-
-    void overflow() {
-        count_ = -1;
-        bound_ = -std::numeric_limits<float>::infinity();
     }
 
     float bound_;

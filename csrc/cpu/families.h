@@ -7,6 +7,7 @@ namespace minerlib {
 namespace MINERLIB_ISA {
 
 void extremes(const Problem&, unsigned wanted, int64_t* out);
+void chunk_extremes(const ChunkPair&, unsigned wanted);
 void window(const Problem&, Rule, const PairOptions&, const PairSlots&);
 void count_window(const Problem&, const PairOptions&, int64_t* total, int64_t* positive, int64_t* below_margin);
 void emit_window(const Problem&, const PairOptions&, const PairSlots&);

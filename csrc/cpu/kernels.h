@@ -1,6 +1,7 @@
 // One table of kernel families for each instruction set; isa.cpp picks a table at run time.
 #pragma once
 
+#include "chunks.h"
 #include "hamming.h"
 #include "losses.h"
 #include "problem.h"
@@ -12,6 +13,8 @@ struct Kernels {
     // wanted: bit 0 nearest positive, 1 farthest positive, 2 nearest negative, 3 farthest negative.
     // out [4, N]: column indices, -1 for none; rows of `out` that are not wanted are left alone.
     void (*extremes)(const Problem&, unsigned wanted, int64_t* out);
+    // Improves the records of a pair of chunks by each other's rows; `wanted` as above.
+    void (*chunk_extremes)(const ChunkPair&, unsigned wanted);
     void (*window)(const Problem&, Rule, const PairOptions&, const PairSlots&);
     // How many triplets each anchor has [N], how many with s > 0 [N], and how many of those with s < margin [N];
     // total and below_margin may be null.

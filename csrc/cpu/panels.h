@@ -201,18 +201,15 @@ private:
         return _mm256_max_ps(_mm256_min_ps(rounded, top), -top);
     }
 
-    // out = (h or out) - a . b over `depth` steps; the accumulators stay in registers.
-    static void tile_part(const float* a, const float* b, int64_t depth, const float* row_scales,
-                          const float* column_scales, const float* h, float* out, int64_t stride) {
+    // out = (h or out) - a . b over `depth` steps; the accumulators stay in registers. Not inlined, since the loop
+    // takes all 16 of them and callers' values would be spilled inside it.
+    [[gnu::noinline]] static void tile_part(const float* a, const float* b, int64_t depth, const float* row_scales,
+                                            const float* column_scales, const float* h, float* out, int64_t stride) {
         __m256i acc[TILE_ROWS][2] = {};
         for (int64_t k = 0; k < depth; ++k) {
             const FloatV b0 = load(b), b1 = load(b + WIDTH);
 #pragma GCC unroll 16
-            for (int i = 0; i < TILE_ROWS; ++i) {
-                const FloatV ai = splat(a[i]);
-                acc[i][0] = multiply_add_pairs(ai, b0, acc[i][0]);
-                acc[i][1] = multiply_add_pairs(ai, b1, acc[i][1]);
-            }
+            for (int i = 0; i < TILE_ROWS; ++i) multiply_add_pairs(a[i], b0, b1, acc[i]);
             a += TILE_ROWS;
             b += TILE_COLUMNS;
         }
@@ -229,11 +226,13 @@ private:
         }
     }
 
-    // Assembly, since the compiler takes products apart from their sums and spills.
-    static __m256i multiply_add_pairs(FloatV a, FloatV b, __m256i sum) {
-        FloatV product;
-        asm("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(sum), "=&x"(product) : "x"(a), "x"(b));
-        return sum;
+    // Assembly, since 12 sums, 2 columns and 2 products take all registers and the compiler spills.
+    static void multiply_add_pairs(const float& a, FloatV b0, FloatV b1, __m256i* sums) {
+        FloatV first, second;
+        asm("vbroadcastss %4, %3\n\tvpmaddwd %5, %3, %2\n\tvpaddd %2, %0, %0\n\t"
+            "vpmaddwd %6, %3, %3\n\tvpaddd %3, %1, %1"
+            : "+x"(sums[0]), "+x"(sums[1]), "=&x"(first), "=&x"(second)
+            : "m"(a), "x"(b0), "x"(b1));
     }
 };
 using FastPanel = Int16Panel;

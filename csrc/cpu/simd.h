@@ -71,6 +71,23 @@ static inline uint32_t mask_lt(FloatV a, FloatV b) { return bits(a < b); }
 static inline uint32_t mask_gt(FloatV a, FloatV b) { return bits(a > b); }
 #endif
 
+// Comparisons of lanes to be joined by & and | before one question to all: cheaper than a bit mask of each.
+#if MINERLIB_ISA_LEVEL >= 2
+typedef uint32_t Truth;
+static inline Truth at_most(FloatV a, FloatV b) { return mask_le(a, b); }
+static inline Truth at_least(FloatV a, FloatV b) { return mask_ge(a, b); }
+static inline bool any(Truth lanes) { return lanes != 0; }
+#else
+typedef IntV Truth;
+static inline Truth at_most(FloatV a, FloatV b) { return a <= b; }
+static inline Truth at_least(FloatV a, FloatV b) { return a >= b; }
+#if MINERLIB_ISA_LEVEL == 1
+static inline bool any(Truth lanes) { return _mm256_movemask_ps(reinterpret_cast<__m256>(lanes)) != 0; }
+#else
+static inline bool any(Truth lanes) { return bits(lanes) != 0; }
+#endif
+#endif
+
 // The eight float64 lanes of SPEC section 2.
 typedef double Lanes __attribute__((vector_size(64), aligned(8), may_alias));
 typedef float HalfLanes __attribute__((vector_size(32), aligned(4), may_alias));

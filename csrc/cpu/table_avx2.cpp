@@ -2,10 +2,21 @@
 #include "families.h"
 
 namespace minerlib {
-const Kernels kernels_avx2 = {avx2::extremes,       avx2::window,           avx2::count_window,
-                              avx2::emit_window,    avx2::sample,           avx2::topk,
-                              avx2::pairwise,       avx2::hamming_distance, avx2::hamming_search,
-                              avx2::hamming_range,  avx2::hamming_counts,   avx2::hamming_average_precision,
-                              avx2::losses_triplet, avx2::losses_batch_all, avx2::scan_choose,
+const Kernels kernels_avx2 = {avx2::extremes,
+                              avx2::chunk_extremes,
+                              avx2::window,
+                              avx2::count_window,
+                              avx2::emit_window,
+                              avx2::sample,
+                              avx2::topk,
+                              avx2::pairwise,
+                              avx2::hamming_distance,
+                              avx2::hamming_search,
+                              avx2::hamming_range,
+                              avx2::hamming_counts,
+                              avx2::hamming_average_precision,
+                              avx2::losses_triplet,
+                              avx2::losses_batch_all,
+                              avx2::scan_choose,
                               avx2::scan_pairs};
 }  // namespace minerlib

@@ -2,10 +2,21 @@
 #include "families.h"
 
 namespace minerlib {
-const Kernels kernels_avx512 = {avx512::extremes,       avx512::window,           avx512::count_window,
-                                avx512::emit_window,    avx512::sample,           avx512::topk,
-                                avx512::pairwise,       avx512::hamming_distance, avx512::hamming_search,
-                                avx512::hamming_range,  avx512::hamming_counts,   avx512::hamming_average_precision,
-                                avx512::losses_triplet, avx512::losses_batch_all, avx512::scan_choose,
+const Kernels kernels_avx512 = {avx512::extremes,
+                                avx512::chunk_extremes,
+                                avx512::window,
+                                avx512::count_window,
+                                avx512::emit_window,
+                                avx512::sample,
+                                avx512::topk,
+                                avx512::pairwise,
+                                avx512::hamming_distance,
+                                avx512::hamming_search,
+                                avx512::hamming_range,
+                                avx512::hamming_counts,
+                                avx512::hamming_average_precision,
+                                avx512::losses_triplet,
+                                avx512::losses_batch_all,
+                                avx512::scan_choose,
                                 avx512::scan_pairs};
 }  // namespace minerlib

@@ -10,6 +10,7 @@
 namespace minerlib {
 // What counts bits is its own; the rest is that of avx512bf16.
 const Kernels kernels_avx512vpopcntdq = {avx512bf16::extremes,
+                                         avx512bf16::chunk_extremes,
                                          avx512::window,
                                          avx512::count_window,
                                          avx512::emit_window,

@@ -2,8 +2,9 @@
 //
 // anchors [Q, D], columns [M, D] of float32 or float64 -> distances float64 [Q, k] in the metric's unit and
 // indices int64 [Q, k]. Ordered by canonical float64 selection values: the float32 pass keeps every column
-// whose lower bound does not exceed the k-th least upper bound, float64 sorts what is left.
-// Limits: 1 <= k <= M < 2^31. Source: SPEC section 5.
+// whose lower bound does not exceed the k-th least upper bound, float64 sorts what is left. With labels only
+// negatives are ranked, and where there are fewer than k of them, index -1 and distance infinity stand behind.
+// Limits: 1 <= k <= M < 2^31. Source: SPEC sections 5 and 9.
 #pragma once
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 
 #include "candidates.h"
 #include "families.h"
+#include "positives.h"
 
 namespace minerlib {
 namespace MINERLIB_ISA {
@@ -83,7 +85,8 @@ struct Ranked {
 template <class T, class Panel> class TopK {
 public:
     TopK(const Problem& problem, int64_t k, double* distances, int64_t* indices)
-        : problem_(problem), k_(k), distances_(distances), indices_(indices), canonical_(problem),
+        : problem_(problem), k_(k), labelled_(problem.labels.words > 0 || problem.labels.anchor_class != nullptr),
+          distances_(distances), indices_(indices), canonical_(problem),
           filter_(problem, problem.metric == Metric::cosine ? Space::cosine : Space::squared) {}
 
     void run() {
@@ -95,12 +98,13 @@ public:
             const int64_t first = b * rows, count = std::min(rows, n - first);
             std::vector<CandidatePool> pools(static_cast<size_t>(count));
             std::vector<Ranked> ranked;
-            if (filtered) sweep_rows(first, count, pools);
+            Positives positives(problem_);
+            if (filtered) sweep_rows(first, count, positives, pools);
             for (int64_t row = 0; row < count; ++row) {
                 const CandidatePool& pool = pools[static_cast<size_t>(row)];
                 ranked.clear();
                 if (!filtered || pool.overflowed()) {
-                    for (int64_t j = 0; j < problem_.columns.rows; ++j) ranked.push_back({0, j});
+                    list_columns(first + row, positives, ranked);
                 } else {
                     for (const Candidate& candidate : pool.candidates()) ranked.push_back({0, candidate.column});
                 }
@@ -112,14 +116,41 @@ public:
 private:
     static constexpr int64_t CHUNK = 2 * GROUP;
 
-    void sweep_rows(int64_t first, int64_t count, std::vector<CandidatePool>& pools) {
+    // All columns that may be ranked.
+    void list_columns(int64_t anchor, Positives& positives, std::vector<Ranked>& ranked) const {
+        int64_t next = 0;
+        const auto up_to = [&](int64_t end) {
+            for (; next < end; ++next) {
+                if (!labelled_ || !problem_.own || next != anchor) ranked.push_back({0, next});
+            }
+        };
+        if (labelled_) {
+            positives.select(anchor);
+            positives.visit(0, problem_.columns.rows, [&](int64_t p) {
+                up_to(p);
+                next = p + 1;
+            });
+        }
+        up_to(problem_.columns.rows);
+    }
+
+    // Hides the positives of an anchor and the anchor itself.
+    void hide(int64_t anchor, Positives& positives, int64_t column, int64_t columns, float* values) const {
+        const float hidden = std::numeric_limits<float>::quiet_NaN();
+        positives.select(anchor);
+        positives.visit(column, columns, [&](int64_t p) { values[p - column] = hidden; });
+        if (problem_.own && anchor >= column && anchor < column + columns) values[anchor - column] = hidden;
+    }
+
+    void sweep_rows(int64_t first, int64_t count, Positives& positives, std::vector<CandidatePool>& pools) {
         thread_local Scratch scratch;
         Buffer<double> half_norms(count);
         const auto start = [&](int64_t row, double half_norm) {
             pools[static_cast<size_t>(row)].reset(k_);
             half_norms[row] = half_norm;
         };
-        const auto consume = [&](int64_t row, int64_t column, int64_t columns, const float* values) {
+        const auto consume = [&](int64_t row, int64_t column, int64_t columns, float* values) {
+            if (labelled_) hide(first + row, positives, column, columns, values);
             scan(pools[static_cast<size_t>(row)], half_norms[row], values, column, columns);
         };
         sweep(filter_, first, count, 0, CHUNK, scratch, start, consume);
@@ -145,7 +176,7 @@ private:
         }
     }
 
-    // Sorts candidates by canonical values and writes the first k.
+    // Sorts candidates by canonical values and writes the first k, or all with padding behind them.
     void finish(int64_t anchor, std::vector<Ranked>& ranked) {
         size_t c = 0;
         for (; c + 4 <= ranked.size(); c += 4) {
@@ -156,16 +187,20 @@ private:
             for (size_t i = 0; i < 4; ++i) ranked[c + i].value = values[i];
         }
         for (; c < ranked.size(); ++c) ranked[c].value = canonical_.selection(anchor, ranked[c].column);
-        std::partial_sort(ranked.begin(), ranked.begin() + k_, ranked.end());
-        for (int64_t rank = 0; rank < k_; ++rank) {
-            const Ranked& found = ranked[static_cast<size_t>(rank)];
-            distances_[anchor * k_ + rank] = canonical_.value(found.value);
-            indices_[anchor * k_ + rank] = found.column;
+        const int64_t found = std::min(k_, static_cast<int64_t>(ranked.size()));
+        std::partial_sort(ranked.begin(), ranked.begin() + found, ranked.end());
+        std::fill_n(distances_ + anchor * k_ + found, k_ - found, std::numeric_limits<double>::infinity());
+        std::fill_n(indices_ + anchor * k_ + found, k_ - found, -1);
+        for (int64_t rank = 0; rank < found; ++rank) {
+            const Ranked& next = ranked[static_cast<size_t>(rank)];
+            distances_[anchor * k_ + rank] = canonical_.value(next.value);
+            indices_[anchor * k_ + rank] = next.column;
         }
     }
 
     const Problem& problem_;
     const int64_t k_;
+    const bool labelled_;
     double* distances_;
     int64_t* indices_;
     const Canonical<T> canonical_;

@@ -75,6 +75,24 @@ def extremes(problem: Problem, wanted: Iterable[int], exact: bool) -> np.ndarray
     return out
 
 
+def chunk_extremes(
+    rows: np.ndarray,  # [n, D]: those of one chunk, then those of another
+    split: int,  # how many are of the first; 0: one chunk alone
+    firsts: tuple[int, int],  # what the first row of each is called
+    labels: tuple[np.ndarray, ...],  # classes and order [n] int64, or bits [n, W] uint64
+    limits: np.ndarray | None,  # [n] float64
+    metric: str,
+    wanted: Iterable[int],
+    records: np.ndarray,  # [n, 8] float64, changed: four values and the bits of four row numbers
+) -> None:
+    """Improve the extremes of each chunk's rows by the other's rows (csrc/cpu/chunk_extremes_impl.h)."""
+    mask = sum(1 << which for which in set(wanted))
+    _kernels().chunk_extremes(
+        instruction_set(), rows, split, *firsts, labels, limits, inputs.METRICS.index(metric), mask,
+        get_num_threads(), records,
+    )  # fmt: skip
+
+
 def window(problem: Problem, rule: str, request: Request) -> _Columns:
     if _empty(problem):
         return _no_slots()

@@ -1,4 +1,4 @@
-"""The running extremes of a chunk of rows, and their update by a pair of chunks.
+"""What is known of a chunk of rows, its running extremes, and their update by a pair of chunks.
 
 A record holds, for one row, the nearest and farthest positive and the nearest and farthest negative found so
 far: canonical selection values and global row numbers, -1 for none. Ties go to the lowest number, so updates
@@ -9,6 +9,7 @@ records.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from types import ModuleType
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from minerlib.arrays import Origin
 from minerlib.inputs import Problem
 
+RANKED = np.dtype([("value", np.float64), ("id", np.int64)])  # of a row's nearest negatives
 RECORD = np.dtype([("value", np.float64, 4), ("id", np.int64, 4)])  # 64 bytes, one cache line
 
 _TILE = 1 << 20  # distances held at a time where there is no native kernel
@@ -31,6 +33,14 @@ class Chunk:
     limits: np.ndarray | None  # [n] float64: rows beyond are outliers; None: no rule
     records: np.ndarray  # [n] RECORD
 
+    @cached_property
+    def classes(self) -> np.ndarray:  # [n] int64, equal where the labels are
+        return self.labels.astype(np.int64)
+
+    @cached_property
+    def order(self) -> np.ndarray:  # [n] int64, the rows by class
+        return np.argsort(self.classes, kind="stable").astype(np.int64, copy=False)
+
 
 def no_records(rows: int) -> np.ndarray:  # [n] RECORD
     records = np.zeros(rows, dtype=RECORD)
@@ -38,23 +48,71 @@ def no_records(rows: int) -> np.ndarray:  # [n] RECORD
     return records
 
 
-def update(backend: ModuleType, x: Chunk, y: Chunk, metric: str) -> None:
-    """Offer each chunk's rows to the other's records; x may be y."""
-    space = "cosine" if metric == "cosine" else "sqeuclidean"
-    step = max(1, _TILE // max(1, len(y.rows)))
-    for low in range(0, len(x.rows), step):
-        some = slice(low, low + step)
-        distances = backend.pairwise(Problem(x.rows[some], y.rows, None, False, space, Origin("numpy")))
-        same = _same(x.labels[some], y.labels)
-        others = np.ones_like(same)
-        if x is y:
-            others[np.arange(len(same)), np.arange(low, low + len(same))] = False
-        _offer(distances, same, others, x, low, y.first)
-        if x is not y:
-            _offer(distances.T, same.T, others.T, y, 0, x.first + low)
+class Updater:
+    """Offers the rows of two chunks to each other's records. Memory: a copy of both chunks, or a tile."""
+
+    def __init__(self, backend: ModuleType, metric: str, wanted: tuple[int, ...]) -> None:
+        self._backend, self._metric, self._wanted = backend, metric, wanted
+        self._space = "cosine" if metric == "cosine" else "sqeuclidean"
+        self._buffer = np.empty(0)
+
+    def update(self, x: Chunk, y: Chunk) -> None:
+        """Improve the records of both; x may be y."""
+        if not (len(x.rows) and len(y.rows)):
+            return
+        if hasattr(self._backend, "chunk_extremes"):
+            self._update_native(x, y)
+        else:
+            self._update_by_tiles(x, y)
+
+    def _update_native(self, x: Chunk, y: Chunk) -> None:
+        alone = x is y
+        parts = (x,) if alone else (x, y)
+        split = 0 if alone else len(x.rows)
+        rows = self._joined(parts)
+        labels: tuple[np.ndarray, ...]
+        if x.labels.ndim == 1:
+            orders = [x.order] if alone else [x.order, y.order + split]
+            labels = np.concatenate([each.classes for each in parts]), np.concatenate(orders)
+        else:
+            labels = (np.concatenate([each.labels for each in parts]),)
+        limits = None
+        if x.limits is not None and y.limits is not None:
+            limits = np.concatenate([x.limits] if alone else [x.limits, y.limits])
+        records = np.concatenate([each.records for each in parts])
+        self._backend.chunk_extremes(
+            rows, split, (x.first, y.first), labels, limits, self._space, self._wanted,
+            records.view(np.float64).reshape(-1, 8),
+        )  # fmt: skip
+        x.records[:] = records[: len(x.rows)]
+        if not alone:
+            y.records[:] = records[split:]
+
+    def _joined(self, parts: tuple[Chunk, ...]) -> np.ndarray:
+        """The rows of the chunks, one behind the other, in a buffer that is used again."""
+        count, (_, dims) = sum(len(each.rows) for each in parts), parts[0].rows.shape
+        if self._buffer.size < count * dims or self._buffer.dtype != parts[0].rows.dtype:
+            self._buffer = np.empty(count * dims, parts[0].rows.dtype)
+        out = self._buffer[: count * dims].reshape(count, dims)
+        np.concatenate([each.rows for each in parts], out=out)
+        return out
+
+    def _update_by_tiles(self, x: Chunk, y: Chunk) -> None:
+        step = max(1, _TILE // len(y.rows))
+        for low in range(0, len(x.rows), step):
+            some = slice(low, low + step)
+            problem = Problem(x.rows[some], y.rows, None, False, self._space, Origin("numpy"))
+            distances = self._backend.pairwise(problem)
+            same = same_class(x.labels[some], y.labels)
+            others = np.ones_like(same)
+            if x is y:
+                others[np.arange(len(same)), np.arange(low, low + len(same))] = False
+            _offer(distances, same, others, x, low, y.first, self._wanted)
+            if x is not y:
+                _offer(distances.T, same.T, others.T, y, 0, x.first + low, self._wanted)
 
 
-def _same(x: np.ndarray, y: np.ndarray) -> np.ndarray:  # [n, m] bool
+def same_class(x: np.ndarray, y: np.ndarray) -> np.ndarray:  # [n, m] bool
     if x.ndim == 1:
         return x[:, None] == y[None, :]
     same = np.zeros((len(x), len(y)), dtype=bool)
@@ -70,12 +128,13 @@ def _offer(
     chunk: Chunk,
     low: int,  # the chunk's row of the first distance
     first: int,  # what the first column is called
+    wanted: tuple[int, ...],
 ) -> None:
     some = slice(low, low + len(distances))
     if chunk.limits is not None:
         others = others & (distances <= chunk.limits[some, None])
     records = chunk.records[some]
-    for e in range(4):
+    for e in wanted:
         offered = others & (same if e < 2 else ~same)
         worst = np.inf if e % 2 == 0 else -np.inf
         masked = np.where(offered, distances, worst)

@@ -21,7 +21,7 @@ from minerlib.threads import get_num_threads
 
 _SEGMENTS = 64  # at most, so that ranks exchange few sums
 _LEAST_ROWS = 4096  # of a segment
-_EQUAL = 2.0**-40  # a variance below this share of the squared mean is rounding: all distances are equal
+_EQUAL = 2.0**-44  # a variance below this share of the squared mean is rounding: all distances are equal
 
 #: Reads rows first .. last - 1 of the data set.
 Read = Callable[[int, int], np.ndarray]

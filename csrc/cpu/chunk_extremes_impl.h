@@ -1,0 +1,419 @@
+// chunk_extremes: the extremes of two chunks of a data set, improved by each other's rows; or of one by its own.
+//
+// rows [n, D] of float32 or float64: those of one chunk, then those of the other; records [n], updated in place.
+// Decided on canonical float64 selection values, ties by the lowest global row number; filtered by tiles, each of
+// which serves both sides: v(i, j) = h_j - a_i . a_j for row i, v + h_i - h_j for row j. With limits, a row j with
+// value(i, j) > limit(i) is no candidate of row i: EXT's outlier rule.
+// What is recorded bounds what is looked for, so most pairs of chunks improve few records.
+// Memory: the packed rows and one cache line a wanted extremum, row and thread. Limits: n < 2^31.
+// Source: SPEC section 9, EXT section II.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <numeric>
+#include <vector>
+
+#include "candidates.h"
+#include "chunks.h"
+#include "families.h"
+
+namespace minerlib {
+namespace MINERLIB_ISA {
+
+template <class T, class Panel> class ChunkExtremes {
+public:
+    ChunkExtremes(const ChunkPair& pair, const Problem& problem, unsigned wanted)
+        : pair_(pair), wanted_(wanted), n_(pair.rows.rows), anchors_(pair.split > 0 ? pair.split : n_),
+          order_(pair.words > 0 ? nullptr : pair.order), canonical_(problem),
+          filter_(problem, pair.metric == Metric::cosine ? Space::cosine : Space::squared, order_, order_) {
+        if (order_ != nullptr) find_positives();
+    }
+
+    void run() {
+        if (!filter_.usable) {
+            each(16, n_, [&](int64_t i) { whole_row(i, wanted_); });
+            return;
+        }
+        const int64_t sharing = std::max<int64_t>(1, anchors_ / (int64_t{TILE_ROWS} * pair_.threads * 4));
+        const int64_t rows = std::min(ROWS, TILE_ROWS * sharing), blocks = ceil_div(anchors_, rows);
+        const int threads = static_cast<int>(std::min<int64_t>(pair_.threads, blocks));
+        std::vector<std::unique_ptr<Work>> works(static_cast<size_t>(threads));
+        std::atomic<int64_t> next{0};  // of a chunk alone, the first blocks have the longest rows
+        parallel_for(threads, threads, [&](int64_t thread) {
+            works[static_cast<size_t>(thread)] = std::make_unique<Work>();
+            Work& work = *works[static_cast<size_t>(thread)];
+            start(work);
+            for (int64_t b = next++; b < blocks; b = next++) {
+                sweep_block(b * rows, std::min(rows, anchors_ - b * rows), work);
+            }
+        });
+        each(64, n_, [&](int64_t i) {
+            for (size_t other = 1; other < works.size(); ++other) merge(i, *works[0], *works[other]);
+            finish(i, *works[0]);
+        });
+    }
+
+private:
+    static constexpr int64_t CHUNK = GROUP;  // columns taken at a time
+    // Anchors that share a pass over the columns: many, as panels of columns come from memory; their values of one
+    // piece still fit a second-level cache.
+    static constexpr int64_t ROWS = 192 / TILE_ROWS * TILE_ROWS;
+
+    // What one thread works with: lists of all rows, by their positions, and the thresholds of a piece's columns.
+    struct Work {
+        Buffer<Shortlist> lists[4];
+        Buffer<float> bounds[4];  // those of the lists, side by side
+        Buffer<float> edges[4], limits, positive_values;
+        Scratch scratch;
+
+        Shortlist* at(int e, int64_t i) const { return lists[e].get() == nullptr ? nullptr : lists[e].get() + i; }
+    };
+
+    // The values of the row at position `anchor` and the columns column + begin .. column + end - 1.
+    struct Piece {
+        int64_t anchor;
+        double half_norm, largest_half_norm;
+        const float* values;
+        int64_t column, begin, end;
+    };
+
+    // Rows are counted by their positions in the order of packing: class by class within each chunk.
+    int64_t row(int64_t i) const { return order_ != nullptr ? order_[i] : i; }
+    int64_t id(int64_t row) const {
+        return row < pair_.split ? pair_.first[0] + row : pair_.first[1] + row - pair_.split;
+    }
+    double limit(int64_t i) const { return pair_.limits[row(i)]; }
+    static double sign(int e) { return e % 2 == 0 ? 1.0 : -1.0; }
+
+    template <class Body> void each(int64_t rows, int64_t count, Body body) {
+        parallel_for(pair_.threads, ceil_div(count, rows), [&](int64_t b) {
+            for (int64_t i = b * rows; i < std::min(count, (b + 1) * rows); ++i) body(i);
+        });
+    }
+
+    // The filter's value, without the row's own half norm, that corresponds to a selection value.
+    double filter_value(double selection, double half_norm) const { return selection / filter_.scale_out - half_norm; }
+
+    // What computing it in float64 from a half norm rounded to float32 may be off by.
+    double slack(double selection, double half_norm) const {
+        return 0x1p-23 * half_norm + 0x1p-50 * std::abs(selection / filter_.scale_out);
+    }
+
+    // Where among the columns the class of each anchor lies.
+    void find_positives() {
+        positives_begin_.resize(anchors_);
+        positives_end_.resize(anchors_);
+        int64_t begin = pair_.split, end = pair_.split;
+        for (int64_t i = 0; i < anchors_; ++i) {
+            const int64_t c = pair_.classes[row(i)];
+            while (begin < n_ && pair_.classes[row(begin)] < c) ++begin;
+            end = std::max(begin, end);
+            while (end < n_ && pair_.classes[row(end)] == c) ++end;
+            positives_begin_[i] = begin;
+            positives_end_[i] = end;
+        }
+    }
+
+    void start(Work& work) const {
+        for (int e = 0; e < 4; ++e) {  // what no column passes, where the extremum is not wanted
+            work.edges[e].resize(CHUNK + WIDTH);
+            std::fill_n(work.edges[e].get(), CHUNK + WIDTH, std::numeric_limits<float>::quiet_NaN());
+        }
+        work.limits.resize(CHUNK + WIDTH);
+        for (int e = 0; e < 4; ++e) {
+            if ((wanted_ >> e & 1) == 0) continue;
+            work.lists[e].resize(n_);
+            work.bounds[e].resize(n_);
+            for (int64_t i = 0; i < n_; ++i) {
+                restart(e, i, work.lists[e][i]);
+                work.bounds[e][i] = static_cast<float>(work.lists[e][i].bound());
+            }
+        }
+    }
+
+    // A list that takes only what may improve the record.
+    void restart(int e, int64_t i, Shortlist& list) const {
+        const Record& record = pair_.records[row(i)];
+        list.reset();
+        if (record.id[e] < 0) return;
+        const double value = record.value[e], h = filter_.half_norm(i);
+        list.restart(sign(e) * filter_value(value, h) + slack(value, h));
+    }
+
+    void sweep_block(int64_t first, int64_t count, Work& work) const {
+        const bool alone = pair_.split == 0;
+        const int64_t from = alone ? first : pair_.split, behind = alone ? first + count : pair_.split;
+        double largest = 0;
+        const auto start = [&](int64_t, double half_norm) { largest = std::max(largest, half_norm); };
+        const auto consume = [&](int64_t r, int64_t column, int64_t columns, float* values) {
+            if (r == 0) set_edges(column, columns, largest, work);
+            const int64_t begin = std::clamp<int64_t>(from - column, 0, columns);
+            take({first + r, work.scratch.half_norms[r], largest, values, column, begin, columns}, behind, values,
+                 work);
+        };
+        sweep(filter_, first, count, from / TILE_COLUMNS * TILE_COLUMNS, CHUNK, work.scratch, start, consume);
+    }
+
+    // Splits the values of a row into those of positives and of negatives.
+    void take(const Piece& piece, int64_t behind, float* values, Work& work) const {
+        const float hidden = std::numeric_limits<float>::quiet_NaN();
+        const int64_t own = piece.anchor - piece.column;
+        if (own >= 0 && own < piece.end) values[own] = hidden;
+        if (order_ == nullptr) {
+            work.positive_values.resize(CHUNK + WIDTH);
+            std::fill_n(work.positive_values.get(), CHUNK + WIDTH, hidden);
+            for (int64_t c = piece.begin; c < piece.end; ++c) {
+                if (same_class(piece.anchor, piece.column + c)) std::swap(work.positive_values[c], values[c]);
+            }
+            Piece positives = piece;
+            positives.values = work.positive_values.get();
+            scan(0, positives, behind, work);
+            scan(2, piece, behind, work);
+            return;
+        }
+        const auto inside = [&](int64_t j) { return std::clamp<int64_t>(j - piece.column, piece.begin, piece.end); };
+        const int64_t begin = inside(positives_begin_[piece.anchor]), end = inside(positives_end_[piece.anchor]);
+        scan(2, part(piece, piece.begin, begin), behind, work);
+        scan(0, part(piece, begin, end), behind, work);
+        scan(2, part(piece, end, piece.end), behind, work);
+    }
+
+    static Piece part(const Piece& piece, int64_t begin, int64_t end) {
+        Piece out = piece;
+        out.begin = begin;
+        out.end = end;
+        return out;
+    }
+
+    bool same_class(int64_t i, int64_t j) const {
+        if (order_ != nullptr) return pair_.classes[row(i)] == pair_.classes[row(j)];
+        uint64_t shared = 0;
+        for (int64_t w = 0; w < pair_.words; ++w) {
+            shared |= pair_.bits[i * pair_.words + w] & pair_.bits[j * pair_.words + w];
+        }
+        return shared != 0;
+    }
+
+    // The thresholds of a piece's columns for v + h_i, over all rows with H_i <= largest.
+    void set_edges(int64_t column, int64_t columns, double largest, Work& work) const {
+        for (int e = 0; e < 4; ++e) {
+            if ((wanted_ >> e & 1) == 0) continue;
+            const float* bounds = work.bounds[e].get() + column;
+            float* edges = work.edges[e].get();
+            for (int64_t c = 0; c < columns; ++c) edges[c] = edge(e, bounds[c], column + c, largest);
+        }
+        if (pair_.limits == nullptr) return;
+        for (int64_t c = 0; c < columns; ++c) {
+            const double h = filter_.half_norm(column + c), most = limit(column + c);
+            work.limits[c] = round_up(filter_value(most, h) + h + slack(most, h) + filter_.error(largest, h));
+        }
+    }
+
+    // Rounded outwards by more than float32 may round inwards; an edge at infinity stays there.
+    float edge(int e, float bound, int64_t column, double largest) const {
+        const double h = filter_.half_norm(column), reach = static_cast<double>(bound) + filter_.error(largest, h);
+        const float edge = static_cast<float>(e % 2 == 0 ? h + reach : h - reach);
+        const float outwards = std::abs(edge) * 0x1p-22f + std::numeric_limits<float>::min();
+        return std::abs(bound) > std::numeric_limits<float>::max() ? edge
+               : e % 2 == 0                                        ? edge + outwards
+                                                                   : edge - outwards;
+    }
+
+    // Offers the columns of a piece to the row's lists of one side, and the row to theirs from `behind` on.
+    void scan(int side, const Piece& piece, int64_t behind, Work& work) const {
+        if (piece.begin >= piece.end || (wanted_ >> side & 3) == 0) return;
+        const int64_t alone = std::clamp(behind - piece.column, piece.begin, piece.end);
+        if (pair_.limits != nullptr) {
+            scan_part<true, false>(side, part(piece, piece.begin, alone), work);
+            scan_part<true, true>(side, part(piece, alone, piece.end), work);
+        } else {
+            scan_part<false, false>(side, part(piece, piece.begin, alone), work);
+            scan_part<false, true>(side, part(piece, alone, piece.end), work);
+        }
+    }
+
+    template <bool LIMITED, bool SHARED> void scan_part(int side, const Piece& piece, Work& work) const {
+        Shortlist *nearest = work.at(side, piece.anchor), *farthest = work.at(side + 1, piece.anchor);
+        const FloatV h = splat(static_cast<float>(piece.half_norm));
+        const float *near_edges = work.edges[side].get(), *far_edges = work.edges[side + 1].get();
+        const float* limits = work.limits.get();
+        for (int64_t c = piece.begin, last = 0; c < piece.end; c = last) {
+            last = std::min(piece.end, c + GROUP - (piece.column + c) % GROUP);
+            const double error = filter_.error(piece.half_norm, filter_.group_half_norm((piece.column + c) / GROUP));
+            Edges edges(nearest, farthest, error);
+            FloatV most = {};
+            if (LIMITED) {
+                const double own = limit(piece.anchor);
+                most = splat(round_up(filter_value(own, piece.half_norm) + slack(own, piece.half_norm) + error));
+            }
+            for (; c < last; c += WIDTH) {
+                const FloatV v = load(piece.values + c), mirrored = v + h;
+                Truth hit = at_least(v, edges.far);
+                if (LIMITED) hit = hit & at_most(v, most);
+                hit = hit | at_most(v, edges.near);
+                if (SHARED) {
+                    Truth column_hit = at_least(mirrored, load(far_edges + c));
+                    if (LIMITED) column_hit = column_hit & at_most(mirrored, load(limits + c));
+                    hit = hit | column_hit | at_most(mirrored, load(near_edges + c));
+                }
+                if (__builtin_expect(!any(hit), 1)) continue;
+                const uint32_t near = mask_le(v, edges.near);
+                const uint32_t far = mask_ge(v, edges.far) & (LIMITED ? mask_le(v, most) : ~0u);
+                uint32_t column_near = 0, column_far = 0;
+                if (SHARED) {
+                    column_near = mask_le(mirrored, load(near_edges + c));
+                    column_far = mask_ge(mirrored, load(far_edges + c));
+                    if (LIMITED) column_far &= mask_le(mirrored, load(limits + c));
+                }
+                const uint32_t here = last - c < WIDTH ? (1u << (last - c)) - 1 : ~0u;
+                offer_columns(side, piece, c, near & here, far & here, work);
+                if (((near | far) & here) != 0) edges.renew();
+                if (SHARED) offer_row(side, piece, c, column_near & here, column_far & here, work);
+            }
+        }
+    }
+
+    void offer_columns(int side, const Piece& piece, int64_t c, uint32_t near, uint32_t far, Work& work) const {
+        for (uint32_t hits = near | far; hits != 0; hits &= hits - 1) {
+            const int bit = __builtin_ctz(hits);
+            const int64_t j = piece.column + c + bit;
+            const double v = static_cast<double>(piece.values[c + bit]);
+            const double error = filter_.error(piece.half_norm, filter_.half_norm(j));
+            if (near >> bit & 1) offer(side, piece.anchor, j, v, piece.half_norm, error, work);
+            if (far >> bit & 1) offer(side + 1, piece.anchor, j, v, piece.half_norm, error, work);
+        }
+    }
+
+    void offer_row(int side, const Piece& piece, int64_t c, uint32_t near, uint32_t far, Work& work) const {
+        for (uint32_t hits = near | far; hits != 0; hits &= hits - 1) {
+            const int bit = __builtin_ctz(hits);
+            const int64_t j = piece.column + c + bit;
+            const double h = filter_.half_norm(j), error = filter_.error(piece.half_norm, h);
+            const double mirrored = static_cast<double>(piece.values[c + bit]) + piece.half_norm - h;
+            if (near >> bit & 1) offer(side, j, piece.anchor, mirrored, h, error, work);
+            if (far >> bit & 1) offer(side + 1, j, piece.anchor, mirrored, h, error, work);
+            for (int e = side; e < side + 2; ++e) {
+                if (work.at(e, j) == nullptr) continue;
+                work.edges[e][c + bit] = edge(e, work.bounds[e][j], j, piece.largest_half_norm);
+            }
+        }
+    }
+
+    // Offers row j, whose value to row i the filter puts within v +- error, to a list of row i.
+    void offer(int e, int64_t i, int64_t j, double v, double half_norm, double error, Work& work) const {
+        Shortlist& list = work.lists[e][i];
+        if (e % 2 == 1 && pair_.limits != nullptr) {  // beyond the limit it must not bound what is looked for
+            const double most = limit(i), edge = filter_value(most, half_norm), off = slack(most, half_norm);
+            if (v - error > edge + off) return;
+            if (v + error >= edge - off) {
+                const double value = canonical_.selection(row(i), row(j));
+                if (value > most) return;
+                v = filter_value(value, half_norm);
+                error = slack(value, half_norm);
+            }
+        }
+        if (list.full()) collapse(e, i, list);
+        list.offer(sign(e) * v, error, j);
+        work.bounds[e][i] = static_cast<float>(list.bound());
+    }
+
+    // Decides among the columns of a full list, so that only the best of them stays. Where all are equally good
+    // there may be many more: the whole row is decided in float64 then.
+    void collapse(int e, int64_t i, Shortlist& list) const {
+        list.drop_beaten();
+        if (!list.full()) return;
+        Record best = {};
+        best.id[e] = -1;
+        int64_t kept = -1;
+        bool equal = true;
+        for (int c = 0; c < list.count(); ++c) {
+            const double value = canonical_.selection(row(i), row(list.column(c)));
+            equal = equal && (c == 0 || value == best.value[e]);
+            if (improve(best, e, value, id(row(list.column(c))))) kept = list.column(c);
+        }
+        if (equal) {
+            list.overflow();
+            return;
+        }
+        const double h = filter_.half_norm(i), v = filter_value(best.value[e], h), off = slack(best.value[e], h);
+        list.restart(std::min(list.bound(), sign(e) * v + off));
+        list.offer(sign(e) * v, off, kept);
+    }
+
+    static bool improve(Record& record, int e, double value, int64_t id) {
+        const double old = record.value[e];
+        const bool nearer = e % 2 == 0 ? value < old : value > old;
+        if (record.id[e] >= 0 && !nearer && !(value == old && id < record.id[e])) return false;
+        record.value[e] = value;
+        record.id[e] = id;
+        return true;
+    }
+
+    static void merge(int64_t i, Work& into, Work& from) {
+        for (int e = 0; e < 4; ++e) {
+            if (Shortlist* list = into.at(e, i)) list->merge(*from.at(e, i));
+        }
+    }
+
+    void finish(int64_t i, const Work& work) const {
+        Record& record = pair_.records[row(i)];
+        unsigned overflowed = 0;
+        for (int e = 0; e < 4; ++e) {
+            Shortlist* list = work.at(e, i);
+            if (list == nullptr) continue;
+            if (list->overflowed()) overflowed |= 1u << e;
+            list->drop_beaten();
+            for (int c = 0; c < list->count(); ++c) offer_exactly(record, e, i, list->column(c));
+        }
+        if (overflowed != 0) whole_row(i, overflowed);
+    }
+
+    void offer_exactly(Record& record, int e, int64_t i, int64_t j) const {
+        const double value = canonical_.selection(row(i), row(j));
+        if (pair_.limits != nullptr && value > limit(i)) return;
+        improve(record, e, value, id(row(j)));
+    }
+
+    // Decides the given extrema of one row from canonical values alone.
+    void whole_row(int64_t i, unsigned which) const {
+        Record& record = pair_.records[row(i)];
+        const bool behind = pair_.split > 0 && i < pair_.split;
+        const int64_t first = behind ? pair_.split : 0, last = pair_.split == 0 || behind ? n_ : pair_.split;
+        for (int64_t j = first; j < last; ++j) {
+            if (j == i) continue;
+            const unsigned sides = same_class(i, j) ? which & 3u : which & 12u;
+            if (sides == 0) continue;
+            const double value = canonical_.selection(row(i), row(j));
+            if (pair_.limits != nullptr && value > limit(i)) continue;
+            for (int e = 0; e < 4; ++e) {
+                if (sides >> e & 1) improve(record, e, value, id(row(j)));
+            }
+        }
+    }
+
+    const ChunkPair& pair_;
+    const unsigned wanted_;
+    const int64_t n_, anchors_;
+    const int64_t* order_;
+    const Canonical<T> canonical_;
+    const Filter<T, Panel> filter_;
+    Buffer<int64_t> positives_begin_, positives_end_;  // [anchors]
+};
+
+void chunk_extremes(const ChunkPair& pair, unsigned wanted) {
+    Problem problem = {};
+    problem.anchors = problem.columns = pair.rows;
+    problem.own = true;
+    problem.metric = pair.metric;
+    problem.exact = true;
+    problem.threads = pair.threads;
+    if (pair.rows.wide) {
+        ChunkExtremes<double, FastPanel>(pair, problem, wanted).run();
+    } else {
+        ChunkExtremes<float, FastPanel>(pair, problem, wanted).run();
+    }
+}
+
+}  // namespace MINERLIB_ISA
+}  // namespace minerlib
