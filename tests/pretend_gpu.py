@@ -27,7 +27,6 @@ from minerlib import device_inputs, losses
 from minerlib.backends import triton as backend
 from minerlib.results import PaddedTriplets
 from minerlib.strategies import STRATEGIES, Assorted, Every, PerAnchor
-from tritonkernels import hamming_search
 
 GPU = "gpu"
 CURRENT = [f"{GPU}:0"]  # the tensors are on the other one
@@ -127,6 +126,8 @@ def hashing() -> Any:
 
 def cases() -> dict[str, Callable[[], Any]]:
     """Calls by name; those that begin with "padded" or "loss" must read nothing."""
+    from tritonkernels import hamming_search
+
     found: dict[str, Callable[[], Any]] = {}
     for strategy, plan in STRATEGIES.items():
         small = (strategy, 300, 130, torch.float32)
