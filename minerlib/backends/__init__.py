@@ -12,6 +12,9 @@ Every module has `reasons_unusable() -> tuple[str, ...]` and one function for ea
     topk(problem, k, exact)              -> float64 [Q, k] distances, int64 [Q, k] indices
     pairwise(problem)                    -> float64 [N, M]
 
+The native backend alone has `chunk_extremes`, for offline mining, and its `topk` ranks negatives alone where
+the problem has labels; the others serve offline mining by `pairwise`.
+
 Packed codes, uint8 [rows, bytes] and C-contiguous, are compared on all 8 * bytes bits; hits are sorted by
 (distance, index), and `relevance` is a `minerlib.inputs.Relevance`:
 
