@@ -343,7 +343,7 @@ def _plot_precision(
         axes.set(title=strategy, xlabel="images retrieved")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("mean precision (%)")
-    panels[-1].legend(title="EL", fontsize="small")
+    drawn.legend(*panels[0].get_legend_handles_labels(), title="EL", loc="outside right center")
     report.save(drawn, path)
 
 
@@ -359,5 +359,5 @@ def _plot_losses(path: Path, rows: Mapping[str, str], cases: Mapping[str, Case])
         report.draw_losses(axes, *jtanet.loss_curves(history))
         axes.set_title(f"{strategy}, EL {row}")
     panels[0].set_ylabel("loss, summed over the batch")
-    panels[-1].legend()
+    drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
     report.save(drawn, path)
