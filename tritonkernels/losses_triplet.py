@@ -296,7 +296,7 @@ class _Pull:
 
 def _options(soft: bool) -> dict[str, object]:
     """Exponentials and logarithms are made of fused multiply-adds."""
-    return ALL_REGISTERS if soft else {**ALL_REGISTERS, **CANONICAL}
+    return {**ALL_REGISTERS} if soft else {**ALL_REGISTERS, **CANONICAL}
 
 
 def compilations() -> Iterator[Compilation]:
