@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from minerlib import files, inputs
-from minerlib.offline import _bests, _cases, _moments, _ranked, _results
+from minerlib.offline import _bests, _cases, _ranked, _results
 from minerlib.offline._bests import Chunk
 from minerlib.offline._cases import CaseTriplets, HardNegatives
 from minerlib.offline._ring import Ring
@@ -125,6 +125,8 @@ class Run:
         if not fresh:
             return
         if percentile is not None and count:
+            from minerlib.offline import _moments  # which compiles with numba
+
             add_up = _moments.add_up_here if self.ring.size == 1 else self.ring.add_up
             read = self._local.read if self.ring.size == 1 else self.rows.read
             metric = self.options.metric
