@@ -32,9 +32,11 @@ AVX2_FLAGS = "-mavx2 -mfma -mf16c -mbmi2 -mpopcnt".split()
 AVX512_FLAGS = "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512cd".split() + AVX2_FLAGS
 X86_FLAGS = {  # by the last part of a source file's name: window_avx2.cpp -> avx2
     "avx2": AVX2_FLAGS,
+    "amxemulated": AVX2_FLAGS,  # for tests
     "avx512": AVX512_FLAGS,
     "avx512bf16": [*AVX512_FLAGS, "-mavx512bf16"],
     "avx512vpopcntdq": [*AVX512_FLAGS, "-mavx512vpopcntdq"],
+    "amxbf16": [*AVX512_FLAGS, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
 }
 
 # Nothing of CUDA but its static runtime is linked, and none of its names are seen outside: a framework in the

@@ -512,6 +512,10 @@ PYBIND11_MODULE(_native, module) {
     module.doc() = "minerlib's native CPU kernels";
     module.attr("compiler") = MINERLIB_COMPILER_INFO;
     module.def("instruction_sets", &usable_instruction_sets);
+    module.def("emulated_instruction_sets", &emulated_instruction_sets);
+    module.def("without_amx", &without_amx);
+    module.attr("self_check_failed") = SELF_CHECK_FAILED;
+    module.def("passes_self_check", &passes_self_check);
     py::class_<Call>(module, "Call")
         .def(py::init<py::array, py::array, py::object, bool, int, bool, int>(), py::arg("anchors"), py::arg("columns"),
              py::arg("labels"), py::arg("own"), py::arg("metric"), py::arg("exact"), py::arg("threads"));

@@ -263,6 +263,7 @@ def _native_facts() -> dict[str, str]:
         "extension": f"{library.name}, built {_when(library)}",
         "compiler": info["compiler"],
         "instructions": f"{info['instruction_set']} is used, of {sets}",
+        "amx": f"not used: {info['without_amx']}" if info["without_amx"] else "used, its self-check passed",
     }
 
 

@@ -63,6 +63,17 @@ BACKENDS = tuple(_backend_ids())
 FAST_BACKENDS = tuple(name for name in BACKENDS if name != "reference")
 
 
+def _emulated_ids() -> list[str]:
+    try:
+        return [f"native:{isa}" for isa in load_backend("native").emulated_instruction_sets()]
+    except ImportError:
+        return []
+
+
+#: AMX in plain C++, in `extremes`, `chunk_extremes` and `topk`; the other families are those of AVX2.
+EMULATED = tuple(_emulated_ids())
+
+
 @dataclass
 class Running:
     """The backend under test, and which kernel families it ran."""

@@ -70,6 +70,7 @@ def needs_compiler(recipe: ModuleType) -> None:
         ("csrc/cpu/window_avx512.cpp", "avx512"),
         ("csrc/cpu/topk_avx512bf16.cpp", "avx512bf16"),
         ("csrc/cpu/hamming_search_avx512vpopcntdq.cpp", "avx512vpopcntdq"),
+        ("csrc/cpu/topk_amxbf16.cpp", "amxbf16"),
         ("csrc/cpu/avx2.cpp", "avx2"),
         ("csrc/cpu/avx2_helpers.cpp", "generic"),
         ("csrc/cpu/myavx2.cpp", "generic"),
@@ -89,9 +90,11 @@ def test_flags_of_each_instruction_set(recipe: ModuleType) -> None:
     assert flags("avx512") - flags("avx2") == {f"-mavx512{part}" for part in ("f", "bw", "vl", "dq", "cd")}
     assert flags("avx512bf16") - flags("avx512") == {"-mavx512bf16"}
     assert flags("avx512vpopcntdq") - flags("avx512") == {"-mavx512vpopcntdq"}
+    assert flags("amxbf16") - flags("avx512bf16") == {"-mamx-tile", "-mamx-bf16"}
+    assert flags("amxemulated") == flags("avx2")
 
 
-@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "avx512bf16", "avx512vpopcntdq"])
+@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "avx512bf16", "avx512vpopcntdq", "amxbf16"])
 def test_no_file_may_change_floating_point_results(recipe: ModuleType, isa: str) -> None:
     flags = recipe.compile_flags(f"csrc/cpu/x_{isa}.cpp")
     assert "-ffp-contract=off" in flags

@@ -123,7 +123,7 @@ def test_every_instruction_set_and_thread_count():
         pytest.skip("; ".join(native.reasons_unusable()))
     x, y = data("plain", 700)
     found = set()
-    for name in native.instruction_sets():
+    for name in (*native.instruction_sets(), *native.emulated_instruction_sets()):
         for threads in (1, 3):
             minerlib.set_num_threads(threads)
             with native.use_instruction_set(name):

@@ -35,8 +35,8 @@ public:
             each(16, n_, [&](int64_t i) { whole_row(i, wanted_); });
             return;
         }
-        const int64_t sharing = std::max<int64_t>(1, anchors_ / (int64_t{TILE_ROWS} * pair_.threads * 4));
-        const int64_t rows = std::min(ROWS, TILE_ROWS * sharing), blocks = ceil_div(anchors_, rows);
+        const int64_t sharing = std::max<int64_t>(1, anchors_ / (Panel::ROWS * pair_.threads * 4));
+        const int64_t rows = std::min(ROWS, Panel::ROWS * sharing), blocks = ceil_div(anchors_, rows);
         const int threads = static_cast<int>(std::min<int64_t>(pair_.threads, blocks));
         std::vector<std::unique_ptr<Work>> works(static_cast<size_t>(threads));
         std::atomic<int64_t> next{0};  // of a chunk alone, the first blocks have the longest rows
@@ -58,7 +58,7 @@ private:
     static constexpr int64_t CHUNK = GROUP;  // columns taken at a time
     // Anchors that share a pass over the columns: many, as panels of columns come from memory; their values of one
     // piece still fit a second-level cache.
-    static constexpr int64_t ROWS = 192 / TILE_ROWS * TILE_ROWS;
+    static constexpr int64_t ROWS = 192 / Panel::ROWS * Panel::ROWS;
 
     // What one thread works with: lists of all rows, by their positions, and the thresholds of a piece's columns.
     struct Work {
@@ -152,7 +152,7 @@ private:
             take({first + r, work.scratch.half_norms[r], largest, values, column, begin, columns}, behind, values,
                  work);
         };
-        sweep(filter_, first, count, from / TILE_COLUMNS * TILE_COLUMNS, CHUNK, work.scratch, start, consume);
+        sweep(filter_, first, count, from / Panel::COLUMNS * Panel::COLUMNS, CHUNK, work.scratch, start, consume);
     }
 
     // Splits the values of a row into those of positives and of negatives.

@@ -69,7 +69,7 @@ public:
         } else if (problem_.own && n_ <= LARGEST_SHARED && again_ == nullptr) {
             run_shared();
         } else {
-            each_block(block_rows(n_, problem_.threads, CHUNK), [&](int64_t first, int64_t count) {
+            each_block(block_rows<Panel>(n_, problem_.threads, CHUNK), [&](int64_t first, int64_t count) {
                 Work work(problem_);
                 work.table.reset(wanted_, count);
                 work.shared = false;
@@ -82,7 +82,7 @@ public:
 private:
     static constexpr bool LAST = std::is_same_v<Panel, Float32Panel>;  // beyond this pass only float64 can decide
 
-    static constexpr int64_t CHUNK = 2 * GROUP;
+    static constexpr int64_t CHUNK = Panel::CHUNK;
     static constexpr int64_t LARGEST_SHARED = 1 << 17;  // beyond, the lists of all anchors would weigh too much
 
     // What one thread works with.
@@ -124,7 +124,7 @@ private:
     }
 
     void run_shared() {
-        const int64_t rows = block_rows(n_, problem_.threads, CHUNK), blocks = ceil_div(n_, rows);
+        const int64_t rows = block_rows<Panel>(n_, problem_.threads, CHUNK), blocks = ceil_div(n_, rows);
         const int threads = static_cast<int>(std::min<int64_t>(problem_.threads, blocks));
         std::vector<std::unique_ptr<Work>> works(static_cast<size_t>(threads));
         std::atomic<int64_t> next{0};  // the first blocks have the longest rows
@@ -152,7 +152,7 @@ private:
     // Offers the anchors first .. first + count - 1 all columns; where tiles are shared, all columns from
     // `first` on, and themselves to those behind the block.
     void sweep_block(int64_t first, int64_t count, Work& work) {
-        const int64_t from = work.shared ? first / TILE_COLUMNS * TILE_COLUMNS : 0;
+        const int64_t from = work.shared ? first / Panel::COLUMNS * Panel::COLUMNS : 0;
         const int64_t behind = work.shared ? first + count : m_;
         double largest = 0;
         const auto start = [&](int64_t, double half_norm) { largest = std::max(largest, half_norm); };

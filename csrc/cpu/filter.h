@@ -28,12 +28,15 @@
 #include "pool.h"
 #include "problem.h"
 #include "simd.h"
+#if defined(MINERLIB_TILES)
+#include "amx_panel.h"
+#endif
 
 namespace minerlib {
 namespace MINERLIB_ISA {
 
 constexpr int64_t GROUP = 256;  // columns that share one bound on H_j
-constexpr int64_t PANELS = 8;   // anchor panels of TILE_ROWS that share a pass over the columns
+constexpr int64_t PANELS = 8;   // anchor panels that share a pass over the columns
 
 // What the tiles approximate: squared distances, cosine distances, or squared distances of normalised rows.
 enum class Space { squared, cosine, unit };
@@ -43,7 +46,7 @@ public:
     // order [M], if given, is the order in which columns are packed: column j of this filter is column order[j] of
     // the problem. anchors, if given, are those to be compared: anchor i of this filter is anchors[i].
     Filter(const Problem& problem, Space space, const int64_t* order = nullptr, const int64_t* anchors = nullptr)
-        : dims(problem.anchors.dims), columns(problem.columns.rows), blocks_(ceil_div(columns, TILE_COLUMNS)),
+        : dims(problem.anchors.dims), columns(problem.columns.rows), blocks_(ceil_div(columns, Panel::COLUMNS)),
           x_(static_cast<const T*>(problem.anchors.data)), y_(static_cast<const T*>(problem.columns.data)),
           order_(order), anchors_(anchors), normalise_(space != Space::squared) {
         prepare_center(problem, space);
@@ -62,35 +65,34 @@ public:
     }
     double half_norm(int64_t column) const { return half_norms_[column]; }
     double group_half_norm(int64_t group) const { return group_max_[group]; }
-    int64_t padded_columns() const { return blocks_ * TILE_COLUMNS; }
+    int64_t padded_columns() const { return blocks_ * Panel::COLUMNS; }
 
     int64_t steps() const { return Panel::steps(dims); }
 
-    // Packs `rows` anchors from `first` on into panels [ceil(rows / TILE_ROWS)][steps][TILE_ROWS].
+    // Packs `rows` anchors from `first` on into panels [ceil(rows / Panel::ROWS)][steps][Panel::ROWS].
     void pack_anchors(int64_t first, int64_t rows, float* panels, double* half_norms, Buffer<float>& work) const {
-        work.resize(TILE_ROWS * padded_dims());
-        for (int64_t p = 0; p * TILE_ROWS < rows; ++p) {
-            const int64_t count = std::min<int64_t>(TILE_ROWS, rows - p * TILE_ROWS);
+        work.resize(Panel::ROWS * padded_dims());
+        for (int64_t p = 0; p * Panel::ROWS < rows; ++p) {
+            const int64_t count = std::min<int64_t>(Panel::ROWS, rows - p * Panel::ROWS);
             for (int64_t r = 0; r < count; ++r) {
-                const int64_t row = p * TILE_ROWS + r;
+                const int64_t row = p * Panel::ROWS + r;
                 const int64_t anchor = anchors_ != nullptr ? anchors_[first + row] : first + row;
                 float* converted = work.get() + r * padded_dims();
                 half_norms[row] = transform(x_ + anchor * dims, converted);
                 Panel::convert(converted, dims, 0);
             }
-            interleave<TILE_ROWS>(work.get(), padded_dims(), count, steps(), panels + p * TILE_ROWS * steps());
+            Panel::pack_rows(work.get(), padded_dims(), count, steps(), panels + p * Panel::ROWS * steps());
         }
     }
 
-    // v of one anchor panel and one block of TILE_COLUMNS columns, out [TILE_ROWS][stride].
+    // v of one anchor panel and one block of Panel::COLUMNS columns, out [Panel::ROWS][stride].
     void panel_values(const float* panel, int64_t block, float* out, int64_t stride) const {
-        const int64_t column = block * TILE_COLUMNS;
+        const int64_t column = block * Panel::COLUMNS;
         Panel::tile(panel, packed_.get() + column * steps(), steps(), half_norms_.get() + column, out, stride);
     }
 
 private:
-    // Rows are converted in whole vectors.
-    int64_t padded_dims() const { return ceil_div(dims, 2 * WIDTH) * 2 * WIDTH; }
+    int64_t padded_dims() const { return ceil_div(dims, Panel::PADDING) * Panel::PADDING; }
 
     // row * m - center in float32; returns half the squared norm of the rounded row, or 1/2 in a cosine space
     // that cannot be shifted.
@@ -171,17 +173,17 @@ private:
 
     void pack_columns(const Problem& problem) {
         const int64_t groups = ceil_div(columns, GROUP);
-        packed_.resize(blocks_ * TILE_COLUMNS * steps());
-        half_norms_.resize(blocks_ * TILE_COLUMNS);
+        packed_.resize(blocks_ * Panel::COLUMNS * steps());
+        half_norms_.resize(blocks_ * Panel::COLUMNS);
         group_max_.resize(groups);
         Buffer<double> residuals(groups);
         parallel_for(problem.threads, groups, [&](int64_t group) {
-            Buffer<float> work(TILE_COLUMNS * padded_dims());
+            Buffer<float> work(Panel::COLUMNS * padded_dims());
             double largest = 0, residual = 0;
             const int64_t last = std::min(columns, (group + 1) * GROUP);
-            for (int64_t j = group * GROUP; j < last; j += TILE_COLUMNS) {
-                const int64_t count = std::min<int64_t>(TILE_COLUMNS, columns - j);
-                for (int64_t c = 0; c < TILE_COLUMNS; ++c) {
+            for (int64_t j = group * GROUP; j < last; j += Panel::COLUMNS) {
+                const int64_t count = std::min<int64_t>(Panel::COLUMNS, columns - j);
+                for (int64_t c = 0; c < Panel::COLUMNS; ++c) {
                     half_norms_[j + c] = std::numeric_limits<float>::quiet_NaN();
                     if (c >= count) continue;
                     const int64_t column = order_ != nullptr ? order_[j + c] : j + c;
@@ -191,7 +193,7 @@ private:
                     largest = std::max(largest, half);
                     residual = std::max(residual, Panel::convert(row, dims, std::sqrt(2 * half)));
                 }
-                interleave<TILE_COLUMNS>(work.get(), padded_dims(), count, steps(), packed_.get() + j * steps());
+                Panel::pack_columns(work.get(), padded_dims(), count, steps(), packed_.get() + j * steps());
             }
             group_max_[group] = largest * (1 + 0x1p-22);  // half_norm() is a rounded float
             residuals[group] = residual;
@@ -272,8 +274,8 @@ private:
     bool fixed_norms_ = false;
     double scale_ = 1;
     Buffer<double> center_;     // [D], scaled
-    Buffer<float> packed_;      // [blocks][steps][TILE_COLUMNS]
-    Buffer<float> half_norms_;  // [blocks * TILE_COLUMNS]
+    Buffer<float> packed_;      // [blocks][steps][Panel::COLUMNS]
+    Buffer<float> half_norms_;  // [blocks * Panel::COLUMNS]
     Buffer<double> group_max_;  // [groups]
 };
 
@@ -288,39 +290,46 @@ struct Scratch {
     }
 };
 
-// Computes v of the anchors first .. first + rows - 1 against the columns from `from` (a multiple of
-// TILE_COLUMNS) on, `chunk` (a multiple of GROUP) at a time, and calls consume(row, column, count, values) for each row
-// and chunk: values[0 .. count) are those of columns column .. column + count - 1, followed by padding up to a multiple
-// of TILE_COLUMNS. The consumer may overwrite them. start(row, H) is called first for each row.
+// Computes v of the anchors first .. first + rows - 1 against the columns from `from` (a multiple of Panel::COLUMNS)
+// on, `chunk` (a multiple of GROUP) at a time, and calls consume(row, column, count, values) for each row and chunk:
+// values[0 .. count) are those of columns column .. column + count - 1, followed by padding up to a multiple of
+// Panel::COLUMNS. The consumer may overwrite them. start(row, H) is called first for each row.
 template <class T, class Panel, class Start, class Consume>
 void sweep(const Filter<T, Panel>& filter, int64_t first, int64_t rows, int64_t from, int64_t chunk, Scratch& scratch,
            Start start, Consume consume) {
-    const int64_t panels = ceil_div(rows, TILE_ROWS);
-    scratch.panels.resize(panels * TILE_ROWS * filter.steps());
+    const int64_t panels = ceil_div(rows, Panel::ROWS), together = std::min(panels, Panel::TOGETHER);
+    scratch.panels.resize(panels * Panel::ROWS * filter.steps());
     scratch.half_norms.resize(rows);
     filter.pack_anchors(first, rows, scratch.panels.get(), scratch.half_norms.get(), scratch.work);
     for (int64_t row = 0; row < rows; ++row) start(row, scratch.half_norms[row]);
 
-    const int64_t stride = std::min(ceil_div(chunk, TILE_COLUMNS) * TILE_COLUMNS, filter.padded_columns());
-    scratch.values.resize(panels * TILE_ROWS * stride);
+    const int64_t stride = std::min(ceil_div(chunk, Panel::COLUMNS) * Panel::COLUMNS, filter.padded_columns());
+    scratch.values.resize(together * Panel::ROWS * stride);
+    [[maybe_unused]] const typename Panel::Session session;
     for (int64_t column = from, count = 0; column < filter.columns; column += count) {
         count = std::min(chunk - column % chunk, filter.columns - column);
-        for (int64_t c = 0; c < count; c += TILE_COLUMNS) {
-            for (int64_t p = 0; p < panels; ++p) {  // the columns' panel stays in the first-level cache
-                filter.panel_values(scratch.panels.get() + p * TILE_ROWS * filter.steps(), (column + c) / TILE_COLUMNS,
-                                    scratch.values.get() + p * TILE_ROWS * stride + c, stride);
+        for (int64_t p = 0; p < panels; p += together) {
+            const int64_t last = std::min(panels, p + together);
+            for (int64_t c = 0; c < count; c += Panel::COLUMNS) {
+                for (int64_t q = p; q < last; ++q) {  // the columns' panel stays in the first-level cache
+                    filter.panel_values(scratch.panels.get() + q * Panel::ROWS * filter.steps(),
+                                        (column + c) / Panel::COLUMNS,
+                                        scratch.values.get() + (q - p) * Panel::ROWS * stride + c, stride);
+                }
+            }
+            for (int64_t row = p * Panel::ROWS; row < std::min(rows, last * Panel::ROWS); ++row) {
+                consume(row, column, count, scratch.values.get() + (row - p * Panel::ROWS) * stride);
             }
         }
-        for (int64_t row = 0; row < rows; ++row) consume(row, column, count, scratch.values.get() + row * stride);
     }
 }
 
 // How many anchors one thread takes at a time: whole panels, as many as share the columns well, and no more
 // than leave work for every thread or fit `values` floats a row into the second-level cache.
-static inline int64_t block_rows(int64_t anchors, int threads, int64_t values) {
-    const int64_t fitting = std::max<int64_t>(1, (int64_t{1} << 17) / (values * TILE_ROWS));
-    const int64_t sharing = std::max<int64_t>(1, anchors / (int64_t{TILE_ROWS} * threads * 4));
-    return TILE_ROWS * std::min({PANELS, fitting, sharing});
+template <class Panel = Float32Panel> int64_t block_rows(int64_t anchors, int threads, int64_t values) {
+    const int64_t fitting = std::max<int64_t>(1, (int64_t{1} << 17) / (values * Panel::ROWS));
+    const int64_t sharing = std::max<int64_t>(1, anchors / (Panel::ROWS * threads * 4));
+    return Panel::ROWS * std::min({PANELS, fitting, sharing});
 }
 
 }  // namespace MINERLIB_ISA

@@ -48,6 +48,8 @@ extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
 extern const Kernels kernels_avx512bf16;
 extern const Kernels kernels_avx512vpopcntdq;
+extern const Kernels kernels_amxbf16;
+extern const Kernels kernels_amxemulated;
 #endif
 
 }  // namespace minerlib

@@ -1,8 +1,9 @@
-// Panels: rows converted, interleaved and multiplied in tiles of TILE_ROWS x TILE_COLUMNS.
+// Panels: rows converted, interleaved and multiplied in tiles of Panel::ROWS x Panel::COLUMNS.
 //
 // A panel holds one 4-byte element for each step of the inner loop and each of its rows: a float32 value, or a
 // pair of bfloat16 or int16 values of neighbouring dimensions. convert() rounds a row of float32, zero-padded to whole
-// vectors, in place and returns its residual, |a - converted a| / |a|; tile() writes v = h - a . b (filter.h).
+// multiples of Panel::PADDING, in place and returns its residual, |a - converted a| / |a|; pack_rows() and
+// pack_columns() make panels of converted rows; tile() writes v = h - a . b (filter.h).
 #pragma once
 
 #include <algorithm>
@@ -33,7 +34,23 @@ static inline void interleave(const float* rows, int64_t stride, int64_t count, 
     }
 }
 
-struct Float32Panel {
+// What panels have in common whose tiles stay in vector registers.
+struct VectorPanel {
+    static constexpr int64_t ROWS = TILE_ROWS, COLUMNS = TILE_COLUMNS;
+    static constexpr int64_t PADDING = 2 * WIDTH;  // dimensions of a row are padded to a multiple
+    static constexpr int64_t TOGETHER = 1 << 20;   // panels of anchors whose values are made before any is used
+    static constexpr int64_t CHUNK = 512;          // columns whose values are made before any is used
+    struct Session {};                             // what a thread holds while it computes tiles
+
+    static void pack_rows(const float* rows, int64_t stride, int64_t count, int64_t steps, float* out) {
+        interleave<ROWS>(rows, stride, count, steps, out);
+    }
+    static void pack_columns(const float* rows, int64_t stride, int64_t count, int64_t steps, float* out) {
+        interleave<COLUMNS>(rows, stride, count, steps, out);
+    }
+};
+
+struct Float32Panel : VectorPanel {
     // Steps of one running sum before it is added up: bounds the error for any D.
     static constexpr int64_t DEPTH = 128;
 
@@ -80,10 +97,30 @@ private:
     }
 };
 
+// Rounds a row in place to bfloat16, half as wide: nearest even, and to zero below 2^-126, as products of bfloat16 take
+// it. Returns what that loses of the row's norm, 0 where none is given.
+static inline double round_to_bfloat16(float* row, int64_t padded, double norm) {
+    typedef uint16_t HalfV __attribute__((vector_size(WIDTH * 2), aligned(2), may_alias));
+    FloatV squares = {};
+    for (int64_t k = 0; k < padded; k += WIDTH) {
+        const FloatV value = load(row + k);
+        const IntV bits = reinterpret_cast<IntV>(value);
+        IntV rounded = bits + 0x7FFF + ((bits >> 16) & 1);
+        rounded &= (rounded & 0x7F800000) != 0;
+        const FloatV rest = value - reinterpret_cast<FloatV>(rounded & static_cast<int32_t>(0xFFFF0000u));
+        squares += rest * rest;
+        *reinterpret_cast<HalfV*>(row + k / 2) = __builtin_convertvector(rounded >> 16, HalfV);
+    }
+    if (norm == 0) return 0;
+    double sum = 0;
+    for (int lane = 0; lane < WIDTH; ++lane) sum += static_cast<double>(squares[lane]);
+    return std::sqrt(sum) / norm * (1.0 + static_cast<double>(padded) * 0x1p-22);  // the float32 sum errs, too
+}
+
 #if MINERLIB_ISA_LEVEL >= 3
 // Two dimensions a step, rounded to bfloat16: twice float32's rate. What rounding loses, 2^-8 of a row's norm at
 // most and usually half of that, is measured by convert().
-struct Bfloat16Panel {
+struct Bfloat16Panel : VectorPanel {
     static int64_t steps(int64_t dims) { return (dims + 1) / 2; }
 
     // One running sum of all dimensions, products exact.
@@ -92,19 +129,7 @@ struct Bfloat16Panel {
     static constexpr double LARGEST_RESIDUAL = 0x1p-8;
 
     static double convert(float* row, int64_t dims, double norm) {
-        FloatV squares = {};
-        for (int64_t k = 0; k < ceil_div(dims, 2 * WIDTH) * 2 * WIDTH; k += 2 * WIDTH) {
-            const FloatV low = load(row + k), high = load(row + k + WIDTH);
-            const __m512i pairs = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
-            const FloatV low_rest = low - widen(_mm512_castsi512_si256(pairs));
-            const FloatV high_rest = high - widen(_mm512_extracti64x4_epi64(pairs, 1));
-            squares += low_rest * low_rest + high_rest * high_rest;
-            _mm512_storeu_si512(row + k / 2, pairs);
-        }
-        if (norm == 0) return 0;
-        double sum = 0;
-        for (int lane = 0; lane < WIDTH; ++lane) sum += static_cast<double>(squares[lane]);
-        return std::sqrt(sum) / norm * (1.0 + static_cast<double>(dims) * 0x1p-22);  // the float32 sum errs, too
+        return round_to_bfloat16(row, ceil_div(dims, PADDING) * PADDING, norm);
     }
 
     static void tile(const float* a, const float* b, int64_t steps, const float* h, float* out, int64_t stride) {
@@ -127,18 +152,18 @@ struct Bfloat16Panel {
             store(out + i * stride + WIDTH, h1 - acc[i][1]);
         }
     }
-
-private:
-    static FloatV widen(__m256i halves) {
-        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
-    }
 };
+#endif
+
+#if defined(MINERLIB_TILES)
+// FastPanel is that of amx_panel.h.
+#elif MINERLIB_ISA_LEVEL >= 3
 using FastPanel = Bfloat16Panel;
 #elif MINERLIB_ISA_LEVEL == 1
 // Two dimensions a step, as integers of up to 13 bits with a scale for each row, so that a sum over DEPTH dimensions
 // is exact in 32 bits: 1.4 times float32's rate, and 2^-12 of a row's norm is lost where its values are of a size.
 // The scale is the last element of a row.
-struct Int16Panel {
+struct Int16Panel : VectorPanel {
     static constexpr int64_t DEPTH = 64;  // steps of one sum
 
     static int64_t steps(int64_t dims) { return pairs(dims) + 1; }

@@ -93,7 +93,7 @@ public:
         const int64_t n = problem_.anchors.rows;
         // Where most columns are wanted the filter saves nothing; a pool of many candidates wants few rows.
         const bool filtered = filter_.usable && 4 * k_ <= problem_.columns.rows;
-        const int64_t rows = block_rows(n, problem_.threads, std::max(CHUNK, 8 * k_));
+        const int64_t rows = block_rows<Panel>(n, problem_.threads, std::max(CHUNK, 8 * k_));
         parallel_for(problem_.threads, ceil_div(n, rows), [&](int64_t b) {
             const int64_t first = b * rows, count = std::min(rows, n - first);
             std::vector<CandidatePool> pools(static_cast<size_t>(count));
@@ -114,7 +114,7 @@ public:
     }
 
 private:
-    static constexpr int64_t CHUNK = 2 * GROUP;
+    static constexpr int64_t CHUNK = Panel::CHUNK;
 
     // All columns that may be ranked.
     void list_columns(int64_t anchor, Positives& positives, std::vector<Ranked>& ranked) const {

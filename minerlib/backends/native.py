@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import warnings
 from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any
@@ -33,9 +35,24 @@ def reasons_unusable() -> tuple[str, ...]:
     return (_missing,) if _missing else ()
 
 
+@functools.cache
 def instruction_sets() -> tuple[str, ...]:
     """Those this processor has, best last; empty without the extension."""
-    return tuple(_native.instruction_sets()) if _native is not None else ()
+    if _native is None:
+        return ()
+    if _native.without_amx() == _native.self_check_failed:
+        warnings.warn(
+            "minerlib: this processor's AMX did not pass the self-check of the kernels that use it; "
+            f"{_native.instruction_sets()[-1]} is used instead. Please report this processor.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return tuple(_native.instruction_sets())
+
+
+def emulated_instruction_sets() -> tuple[str, ...]:
+    """Those that tests may name where the processor lacks the real ones."""
+    return tuple(_native.emulated_instruction_sets()) if _native is not None else ()
 
 
 def instruction_set() -> str:
@@ -47,7 +64,7 @@ def instruction_set() -> str:
 def use_instruction_set(name: str) -> Iterator[None]:
     """Pin an instruction set, for tests and measurements; answers do not depend on it."""
     global _pinned
-    inputs.one_of("name", name, instruction_sets())
+    inputs.one_of("name", name, (*instruction_sets(), *emulated_instruction_sets()))
     before, _pinned = _pinned, name
     try:
         yield
@@ -64,6 +81,7 @@ def info() -> dict[str, Any]:
         "compiler": _native.compiler,
         "instruction_sets": instruction_sets(),
         "instruction_set": instruction_set(),
+        "without_amx": _native.without_amx(),
     }
 
 

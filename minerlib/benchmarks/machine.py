@@ -28,7 +28,7 @@ def describe() -> dict[str, Any]:
         "backend": minerlib.explain("mine").chosen,
         "instruction_set": instruction_set(),
         "instruction_sets": list(instruction_sets()),
-        "amx": "amx" in instruction_sets(),
+        "amx": any("amx" in name for name in instruction_sets()),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "minerlib": minerlib.__version__,
         "commit": commit(),

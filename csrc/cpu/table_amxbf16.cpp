@@ -1,0 +1,29 @@
+#define MINERLIB_ISA avx512
+#include "families.h"
+#undef MINERLIB_ISA
+#define MINERLIB_ISA avx512vpopcntdq
+#include "families.h"
+#undef MINERLIB_ISA
+#define MINERLIB_ISA amxbf16
+#include "families.h"
+
+namespace minerlib {
+// What can be filtered in bfloat16 is its own; the rest is that of avx512vpopcntdq.
+const Kernels kernels_amxbf16 = {amxbf16::extremes,
+                                 amxbf16::chunk_extremes,
+                                 avx512::window,
+                                 avx512::count_window,
+                                 avx512::emit_window,
+                                 avx512::sample,
+                                 amxbf16::topk,
+                                 avx512::pairwise,
+                                 avx512vpopcntdq::hamming_distance,
+                                 avx512vpopcntdq::hamming_search,
+                                 avx512vpopcntdq::hamming_range,
+                                 avx512vpopcntdq::hamming_counts,
+                                 avx512vpopcntdq::hamming_average_precision,
+                                 avx512::losses_triplet,
+                                 avx512::losses_batch_all,
+                                 avx512::scan_choose,
+                                 avx512::scan_pairs};
+}  // namespace minerlib
