@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "candidates.h"
@@ -56,10 +57,8 @@ public:
           filter_(problem, problem.metric == Metric::cosine ? Space::cosine : Space::squared, order_, anchors_.data()) {
     }
 
-    // Positions of the anchors that float32 must look at, since this pass left too many candidates.
-    const std::vector<int64_t>& undecided() const { return undecided_; }
-
-    void run() {
+    // Returns the positions of the anchors that float32 must look at, since this pass left too many candidates.
+    std::vector<int64_t> run() {
         if (!filter_.usable) {
             each_block(16, [&](int64_t first, int64_t count) {
                 Buffer<double> row(m_);
@@ -77,6 +76,7 @@ public:
                 for (int64_t row = 0; row < count; ++row) finish(first + row, row, work.table, work);
             });
         }
+        return std::move(undecided_);
     }
 
 private:
@@ -354,9 +354,9 @@ template <class T> void extremes_rows(const Problem& problem, unsigned wanted, i
         Extremes<T, Float32Panel>(problem, wanted, out).run();
         return;
     }
-    Extremes<T, FastPanel> pass(problem, wanted, out);
-    pass.run();
-    if (!pass.undecided().empty()) Extremes<T, Float32Panel>(problem, wanted, out, &pass.undecided()).run();
+    // A pass gives its memory back before the next one.
+    const std::vector<int64_t> undecided = Extremes<T, FastPanel>(problem, wanted, out).run();
+    if (!undecided.empty()) Extremes<T, Float32Panel>(problem, wanted, out, &undecided).run();
 }
 
 void extremes(const Problem& problem, unsigned wanted, int64_t* out) {
