@@ -29,10 +29,13 @@ public:
     int count() const { return count_; }
     int64_t column(int c) const { return columns_[c]; }
 
-    // More near-ties than fit: the whole row is decided in float64, and no further column is taken.
+    // More near-ties than fit: the whole row is decided in float64, and no further column is taken. Those that it
+    // held, column(0) .. column(held() - 1), are some of the ties.
     bool overflowed() const { return count_ < 0; }
+    int held() const { return -1 - count_; }
     void overflow() {
-        count_ = -1;
+        if (overflowed()) return;
+        count_ = -1 - count_;
         bound_ = -std::numeric_limits<float>::infinity();
     }
 
@@ -45,7 +48,7 @@ public:
 
     // Takes over what another thread found for the same extremum.
     void merge(Shortlist& other) {
-        if (other.overflowed()) overflow();
+        if (other.overflowed() && !overflowed()) *this = other;
         if (overflowed()) return;
         bound_ = std::min(bound_, other.bound_);
         for (int c = 0; c < other.count_; ++c) offer_bounds(other.lower_[c], bound_, other.columns_[c]);

@@ -13,6 +13,7 @@ namespace MINERLIB_ISA {
 
 typedef double DoubleV __attribute__((vector_size(WIDTH * 4), aligned(8), may_alias));
 typedef int64_t LongV __attribute__((vector_size(WIDTH * 4), aligned(8), may_alias));
+typedef float NarrowV __attribute__((vector_size(WIDTH * 2), aligned(4), may_alias));
 constexpr int DOUBLES = WIDTH;  // columns of a tile: two vectors, as many rows as with floats
 constexpr int DOUBLE_LANES = WIDTH / 2;
 
@@ -24,15 +25,17 @@ static inline DoubleV widen(const double* p) { return load(p); }
 // GCC 12 converts half a vector at a time, through memory, where it is not told the instruction.
 #if MINERLIB_ISA_LEVEL >= 2
 static inline DoubleV widen(const float* p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
+static inline void narrow(DoubleV v, float* p) { _mm256_storeu_ps(p, _mm512_cvtpd_ps(v)); }
 static inline DoubleV multiply_add(DoubleV a, DoubleV b, DoubleV c) { return _mm512_fmadd_pd(a, b, c); }
 #elif MINERLIB_ISA_LEVEL == 1
 static inline DoubleV widen(const float* p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
+static inline void narrow(DoubleV v, float* p) { _mm_storeu_ps(p, _mm256_cvtpd_ps(v)); }
 static inline DoubleV multiply_add(DoubleV a, DoubleV b, DoubleV c) { return _mm256_fmadd_pd(a, b, c); }
 #else
-typedef float NarrowV __attribute__((vector_size(WIDTH * 2), aligned(4), may_alias));
 static inline DoubleV widen(const float* p) {
     return __builtin_convertvector(*reinterpret_cast<const NarrowV*>(p), DoubleV);
 }
+static inline void narrow(DoubleV v, float* p) { *reinterpret_cast<NarrowV*>(p) = __builtin_convertvector(v, NarrowV); }
 static inline DoubleV multiply_add(DoubleV a, DoubleV b, DoubleV c) { return a * b + c; }
 #endif
 

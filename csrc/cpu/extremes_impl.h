@@ -289,24 +289,37 @@ private:
     // Decides the lists of the i-th anchor.
     void finish(int64_t i, int64_t row, const ListTable& table, Work& work) {
         unsigned overflowed = 0;
+        bool hopeless = LAST;
         for (int e = 0; e < 4; ++e) {
             Shortlist* list = table.at(e, row);
             if (list == nullptr) continue;
             if (list->overflowed()) {
                 overflowed |= 1u << e;
+                hopeless = hopeless || all_tied(anchor(i), *list);
             } else {
                 const double sign = e % 2 == 0 ? 1.0 : -1.0;
                 out_[e * problem_.anchors.rows + anchor(i)] = decide(canonical_, anchor(i), sign, *list, order_);
             }
         }
         if (overflowed == 0) return;
-        if (!LAST) {
+        if (!hopeless) {
             std::lock_guard<std::mutex> lock(undecided_mutex_);
             undecided_.push_back(position(i));
             return;
         }
         work.row.resize(m_);
         whole_row(anchor(i), overflowed, work.positives, work.row.get());
+    }
+
+    // Whether the columns of a list that overflowed tie in float64, so that float32 cannot tell them apart.
+    bool all_tied(int64_t anchor, const Shortlist& list) const {
+        const auto value = [&](int c) {
+            return canonical_.selection(anchor, order_ != nullptr ? order_[list.column(c)] : list.column(c));
+        };
+        for (int c = 1; c < list.held(); ++c) {
+            if (value(c) != value(0)) return false;
+        }
+        return list.held() > 1;
     }
 
     // Decides the given extrema from canonical values of the whole row.

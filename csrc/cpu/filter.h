@@ -23,6 +23,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "double_tiles.h"
 #include "memory.h"
 #include "panels.h"
 #include "pool.h"
@@ -98,33 +99,44 @@ private:
     // that cannot be shifted.
     double transform(const T* row, float* out) const {
         const double m = normalise_ ? inverse_norm(row) : scale_;
-        double sum = 0;
+        const DoubleV scale = splat(m);
+        DoubleV squares[2] = {};
         int64_t k = 0;
-        Lanes acc = {};
-        for (; k + 8 <= dims; k += 8) {
-            const HalfLanes f = __builtin_convertvector(lanes(row + k) * m - lanes(center_.get() + k), HalfLanes);
-            *reinterpret_cast<HalfLanes*>(out + k) = f;
-            const Lanes d = __builtin_convertvector(f, Lanes);
-            acc += d * d;
+        for (; k + WIDTH <= dims; k += WIDTH) {
+            for (int half = 0; half < 2; ++half) {
+                const int64_t l = k + half * DOUBLE_LANES;
+                narrow(widen(row + l) * scale - load(center_.get() + l), out + l);
+                const DoubleV d = widen(out + l);
+                squares[half] += d * d;
+            }
         }
+        double sum = added(squares[0] + squares[1]);
         for (; k < dims; ++k) {
             out[k] = static_cast<float>(static_cast<double>(row[k]) * m - center_[k]);
             sum += static_cast<double>(out[k]) * static_cast<double>(out[k]);
         }
         std::fill(out + dims, out + padded_dims(), 0.0f);
-        return fixed_norms_ ? 0.5 : 0.5 * (sum + lane_sum(acc));
+        return fixed_norms_ ? 0.5 : 0.5 * sum;
     }
 
     double norm(const T* row) const {
-        double sum = 0;
-        Lanes acc = {};
+        DoubleV squares[2] = {};
         int64_t k = 0;
-        for (; k + 8 <= dims; k += 8) {
-            const Lanes d = lanes(row + k);
-            acc += d * d;
+        for (; k + WIDTH <= dims; k += WIDTH) {
+            for (int half = 0; half < 2; ++half) {
+                const DoubleV d = widen(row + k + half * DOUBLE_LANES);
+                squares[half] += d * d;
+            }
         }
+        double sum = added(squares[0] + squares[1]);
         for (; k < dims; ++k) sum += static_cast<double>(row[k]) * static_cast<double>(row[k]);
-        return std::sqrt(sum + lane_sum(acc));
+        return std::sqrt(sum);
+    }
+
+    static double added(DoubleV v) {
+        double sum = 0;
+        for (int lane = 0; lane < DOUBLE_LANES; ++lane) sum += v[lane];
+        return sum;
     }
 
     double inverse_norm(const T* row) const {

@@ -90,13 +90,9 @@ static inline bool any(Truth lanes) { return bits(lanes) != 0; }
 
 // The eight float64 lanes of SPEC section 2.
 typedef double Lanes __attribute__((vector_size(64), aligned(8), may_alias));
-typedef float HalfLanes __attribute__((vector_size(32), aligned(4), may_alias));
 typedef int64_t LaneMask __attribute__((vector_size(64), aligned(8), may_alias));
 
 static inline Lanes lanes(const double* p) { return *reinterpret_cast<const Lanes*>(p); }
-static inline Lanes lanes(const float* p) {
-    return __builtin_convertvector(*reinterpret_cast<const HalfLanes*>(p), Lanes);
-}
 
 static inline double lane_sum(Lanes a) { return ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7])); }
 
