@@ -1,6 +1,6 @@
 // Vectors of one instruction set. Every file <family>_<isa>.cpp defines MINERLIB_ISA (generic, avx2, avx512,
-// avx512bf16 or avx512vpopcntdq), its number MINERLIB_ISA_LEVEL, and is compiled with the flags of that set; all code
-// that depends on it lives in the namespace of the same name.
+// avx512bf16, avx512vpopcntdq, amxbf16 or amxemulated), its number MINERLIB_ISA_LEVEL, and is compiled with the flags
+// of that set; all code that depends on it lives in the namespace of the same name.
 //
 // Arithmetic, comparisons and conversions are the compiler's vector extensions; intrinsics are left for what
 // those lack: fused multiply-add and comparisons that give bit masks.
