@@ -14,7 +14,7 @@ from minerlib import losses
 from minerlib import reference_losses as plain
 from minerlib.losses import METRICS, REDUCTIONS
 from minerlib.results import PaddedTriplets
-from tests.triton_interpreter import INTERPRETED, NOT_INTERPRETED
+from tests.triton_interpreter import INTERPRETED, NOT_INTERPRETED, with_constants
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason=NOT_INTERPRETED)
 
@@ -118,7 +118,9 @@ def test_losses_over_a_batch(name: str, place: int, monkeypatch: pytest.MonkeyPa
     ours, expected = OF_BATCHES[name]
     kind, columns = {"batch_all": 8 * 7 + 12 * 8}.get(name, 8 * 7), 4
     monkeypatch.setattr(losses_batch, "TILE_BYTES", 4 * kind)
-    monkeypatch.setattr(losses_batch, "WEIGH", losses_batch.WeighConfig(columns=columns))
+    for kernel in ("BATCH_ALL", "RATIO"):
+        few = with_constants(getattr(losses_batch, kernel), COLUMNS=columns)
+        monkeypatch.setattr(losses_batch, kernel, few)
     options = {"metric": METRICS[place], "reduction": REDUCTIONS[(place + len(name)) % 3]}
     if name == "batch_all":
         options["margin"] = 0.4
@@ -135,7 +137,7 @@ def test_losses_over_a_batch(name: str, place: int, monkeypatch: pytest.MonkeyPa
 
 def test_batch_all_where_nearly_all_are_positives(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sort of several steps, ties of distances, a margin that is met exactly."""
-    monkeypatch.setattr(losses_batch, "WEIGH", losses_batch.WeighConfig(columns=4))
+    monkeypatch.setattr(losses_batch, "BATCH_ALL", with_constants(losses_batch.BATCH_ALL, COLUMNS=4))
     x = torch.randint(4, (9, 2), generator=torch.Generator().manual_seed(0)).double().requires_grad_()
     labels = (torch.arange(9) < 2).long()
     ours = losses.batch_all(x, labels, 1.0, reduction="mean-nonzero", backend="triton")

@@ -70,9 +70,8 @@ def test_any_k(k: int) -> None:
 
 
 def test_rows_among_themselves_and_chunks(certified: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(topk, "CHUNK_BYTES", 8 * 70 * 30)  # one tile of rows, or 30 rows, at a time
-    x = rows("clusters", 70, 16, "float32")
-    monkeypatch.setattr(topk, "GROUP", 16)
+    monkeypatch.setattr(topk, "CHUNK_BYTES", 8 * 130 * 30)  # one tile of rows, or 30 rows, at a time
+    x = rows("clusters", 130, 16, "float32")
     assert_nearest(x, x, 1, "cosine")
     assert_nearest(x, x, 9, "sqeuclidean")
     assert certified == ["_certified", "_whole"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
 from types import SimpleNamespace
@@ -35,6 +36,15 @@ def _spare_the_interpreter() -> None:
         return SimpleNamespace(restore=lambda: None)
 
     interpreter._patch_lang = once
+
+
+def with_constants(kernel: Any, **constants: Any) -> Any:
+    """A `launching.Kernel` with other constants than any form has: smaller tiles, say."""
+    changed = copy.copy(kernel)
+    changed._ready = {
+        form: ({**options, **constants}, checks) for form, (options, checks) in kernel._ready.items()
+    }
+    return changed
 
 
 if INTERPRETED:

@@ -2,9 +2,9 @@
 
     acc[k % 8] += t * t,  t = float64(x[k]) - float64(y[k]);   sq = ((acc0+acc1)+(acc2+acc3)) + ((acc4+..)+..)
 
-x [N, D], y [M, D] of float16, bfloat16, float32 or float64, rows contiguous. The selection value is sq, or
-the cosine distance 1 - dot / (|x| |y|), 1 where either row is zero; the metric's value is its square root
-for `euclidean`, else the selection value itself.
+x [N, D], y [M, D] of bfloat16, float32 or float64 (float16 arrives as float32), rows contiguous. The
+selection value is sq, or the cosine distance 1 - dot / (|x| |y|), 1 where either row is zero; the metric's
+value is its square root for `euclidean`, else the selection value itself.
 
 Every kernel that calls these functions is launched with `launching.CANONICAL`, which switches fusion off:
 then the sums have the bits of minerlib/reference.py on every target. The eight lanes lie along the last axis
@@ -13,14 +13,13 @@ of a block and are combined by splitting it, because the order of `tl.sum` is un
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 
-from tritonkernels.launching import CANONICAL, KINDS, Compilation, blocks, on_device
+from tritonkernels.launching import CANONICAL, KINDS, Kernel, always, blocks, choices, on_device
 
 LANES = tl.constexpr(8)
 
@@ -92,9 +91,9 @@ def pair_selections(
 
 
 @triton.jit
-def metric_values(selections, EUCLIDEAN: tl.constexpr):
+def metric_values(selections, euclidean):
     """What margins and windows are decided on."""
-    if EUCLIDEAN:
+    if euclidean != 0:
         selections = tl.sqrt(selections)
     return selections
 
@@ -165,6 +164,10 @@ class NormsConfig:
 
 
 NORMS = NormsConfig()
+NORMS_KERNEL = Kernel(
+    norms_kernel, {"x": "*kind", "out": "*fp64"}, choices(kind=KINDS),
+    always(num_warps=NORMS.num_warps, **CANONICAL), always(ROWS=NORMS.rows),
+)  # fmt: skip
 
 
 def norms(
@@ -174,9 +177,7 @@ def norms(
     out = torch.empty(len(x), dtype=torch.float64, device=x.device)
     if len(x):
         with on_device(x):
-            norms_kernel[(blocks(len(x), NORMS.rows),)](
-                x, out, len(x), x.shape[1], ROWS=NORMS.rows, num_warps=NORMS.num_warps, **CANONICAL
-            )
+            NORMS_KERNEL((blocks(len(x), NORMS.rows),), x, out, len(x), x.shape[1])
     return out
 
 
@@ -191,12 +192,3 @@ def metric_norms(
         return unread, unread
     x_norms = norms(x)
     return x_norms, x_norms if y is x else norms(y)
-
-
-def compilations() -> Iterator[Compilation]:
-    for kind in KINDS:
-        yield Compilation(
-            f"canonical.norms[{kind}]", norms_kernel,
-            {"x": f"*{kind}", "out": "*fp64", "rows": "i32", "dims": "i32"},
-            {"ROWS": NORMS.rows}, {"num_warps": NORMS.num_warps, **CANONICAL},
-        )  # fmt: skip

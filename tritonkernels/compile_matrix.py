@@ -1,13 +1,14 @@
-"""Every kernel in every configuration that a launcher can choose, for the tests that compile them all."""
+"""Every kernel in every form in which it may be launched, for the tests that compile them all."""
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Iterator
 
-from tritonkernels.launching import Compilation, all_compilations
+from tritonkernels import launching
+from tritonkernels.launching import Compilation
 
-#: Modules with `compilations() -> Iterable[Compilation]`.
+#: Modules with kernels.
 MODULES = (
     "canonical",
     "filter",
@@ -23,18 +24,21 @@ MODULES = (
     "hamming_ranking",
     "losses_rows",
     "losses_triplet",
-    "losses_batch",
+    "losses_hinges",
+    "losses_ratios",
 )
 
 #: (backend, architecture, warp size) of `triton.backends.compiler.GPUTarget`.
 TARGETS = (("cuda", 80, 32), ("cuda", 90, 32), ("cuda", 100, 32), ("hip", "gfx942", 64))
 
 
-def compilations() -> list[Compilation]:
-    """All of them, named "<module>.<kernel>[<what was chosen>]"."""
-    return all_compilations(_by_module())
-
-
-def _by_module() -> Iterator[list[Compilation]]:
+@functools.cache
+def compilations() -> dict[tuple[str, str], Compilation]:
+    """All of them, by name and backend, in the order of MODULES."""
     for module in MODULES:
-        yield list(importlib.import_module(f"tritonkernels.{module}").compilations())
+        importlib.import_module(f"tritonkernels.{module}")
+    kernels = sorted(launching.KERNELS, key=lambda kernel: MODULES.index(kernel.name.partition(".")[0]))
+    found = [compilation for kernel in kernels for compilation in kernel.compilations()]
+    named = {(compilation.name, compilation.backend): compilation for compilation in found}
+    assert len(named) == len(found), "each compilation has its own name"
+    return named

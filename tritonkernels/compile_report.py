@@ -11,14 +11,13 @@ Triton's package.
 from __future__ import annotations
 
 import ast
-import functools
 import hashlib
 import json
 import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -73,9 +72,8 @@ class Row:
 Job = tuple[str, int]  # a compilation's name, and the place of its target
 
 
-@functools.cache
-def by_name() -> dict[str, Compilation]:
-    return {compilation.name: compilation for compilation in compile_matrix.compilations()}
+def compilation_of(job: Job) -> Compilation:
+    return compile_matrix.compilations()[job[0], compile_matrix.TARGETS[job[1]][0]]
 
 
 def target_name(place: int) -> str:
@@ -84,12 +82,12 @@ def target_name(place: int) -> str:
 
 
 def jobs() -> list[Job]:
-    """Every configuration on every target where a launcher may choose it."""
+    """Every form on every target where a launcher may choose it."""
     return [
-        (compilation.name, place)
-        for compilation in by_name().values()
+        (name, place)
+        for name, made_for in compile_matrix.compilations()
         for place, (backend, _, _) in enumerate(compile_matrix.TARGETS)
-        if backend in compilation.backends
+        if backend == made_for
     ]
 
 
@@ -117,10 +115,10 @@ def sources(kernel: Any) -> list[tuple[str, str]]:
 
 
 def key_of(job: Job) -> str:
-    compilation = by_name()[job[0]]
+    compilation = compilation_of(job)
     seen = (
-        sources(compilation.kernel), compilation.types(), sorted(compilation.constants.items()),
-        sorted(compilation.options.items()), sorted(compilation.multiples), compile_matrix.TARGETS[job[1]],
+        sources(compilation.function), compilation.types, sorted(compilation.constants.items()),
+        sorted(compilation.options.items()), sorted(compilation.divisible), compile_matrix.TARGETS[job[1]],
         triton.__version__,
     )  # fmt: skip
     return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
@@ -132,12 +130,11 @@ def key_of(job: Job) -> str:
 def compile_row(job: Job) -> Row:
     from triton.backends.compiler import GPUTarget
 
-    compilation, target = by_name()[job[0]], target_name(job[1])
-    options = dict(compilation.options)
-    if target.startswith("gfx"):
-        options.pop("maxnreg", None)  # as launching.ALL_REGISTERS leaves it out
+    compilation, target = compilation_of(job), target_name(job[1])
     compiled = triton.compile(
-        compilation.source(), target=GPUTarget(*compile_matrix.TARGETS[job[1]]), options=options
+        compilation.source(),
+        target=GPUTarget(*compile_matrix.TARGETS[job[1]]),
+        options=dict(compilation.options),
     )
     found = _amd(compiled.asm) if target.startswith("gfx") else _nvidia(compiled.asm)
     warps = compiled.metadata.num_warps
@@ -189,7 +186,12 @@ def known_rows(path: Path = TABLE) -> dict[tuple[str, str], Row]:
     return {(row.name, row.target): row for row in rows}
 
 
-def rows_of(wanted: Iterable[Job], fresh: Iterable[Job] = (), processes: int = 2) -> list[Row]:
+def rows_of(
+    wanted: Iterable[Job],
+    fresh: Iterable[Job] = (),
+    processes: int = 2,
+    keep: Callable[[list[Row]], None] | None = None,  # called with what is there, now and then
+) -> list[Row]:
     """A row for each job: the written one where nothing changed and it is not to be compiled afresh."""
     known, fresh = known_rows(), set(fresh)
     rows: dict[Job, Row] = {}
@@ -200,8 +202,17 @@ def rows_of(wanted: Iterable[Job], fresh: Iterable[Job] = (), processes: int = 2
     missing = [job for job in wanted if job not in rows]
     if missing:
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            rows.update(zip(missing, pool.map(compile_row, missing, chunksize=4), strict=True))
+            for job, row in zip(missing, pool.map(compile_row, missing, chunksize=4), strict=True):
+                rows[job] = row
+                if keep is not None and len(rows) % 50 == 0:
+                    keep([rows[each] for each in wanted if each in rows])
     return [rows[job] for job in wanted]
+
+
+def faults_of(wanted: Iterable[Job], rows: Iterable[Row]) -> list[str]:
+    """Why some of the configurations must not be used."""
+    pairs = zip(wanted, rows, strict=True)
+    return [fault for job, row in pairs for fault in row.faults(compilation_of(job).canonical)]
 
 
 # ------------------------------------------------------------------ the table
@@ -231,9 +242,12 @@ def summary(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def write(rows: list[Row]) -> None:
+def write_table(rows: list[Row]) -> None:
     document = {"triton": triton.__version__, "rows": [asdict(row) for row in rows]}
     TABLE.write_text(json.dumps(document, indent=0) + "\n", encoding="utf-8")
+
+
+def write_summary(rows: list[Row]) -> None:
     text = README.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     README.write_text(
@@ -243,9 +257,10 @@ def write(rows: list[Row]) -> None:
 
 def main() -> None:
     wanted = jobs()
-    rows = rows_of(wanted, processes=os.cpu_count() or 1)
-    write(rows)
-    faults = [fault for row in rows for fault in row.faults(by_name()[row.name].canonical)]
+    rows = rows_of(wanted, processes=os.cpu_count() or 1, keep=write_table)
+    write_table(rows)
+    write_summary(rows)
+    faults = faults_of(wanted, rows)
     print(summary(rows), *faults, sep="\n")
     print(f"written: {TABLE}")
 

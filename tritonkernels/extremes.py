@@ -16,8 +16,9 @@ csrc/cpu.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -31,8 +32,10 @@ from tritonkernels.launching import (
     ALL_REGISTERS,
     CANONICAL,
     KINDS,
-    Compilation,
+    Kernel,
+    always,
     blocks,
+    choices,
     on_device,
     power_of_two,
 )
@@ -78,29 +81,29 @@ def _store_list(
 def filter_kernel(
     a,  # [Np, Dp] float16
     b,  # [Mp, Dp] float16
-    near,  # [Mp] float32
+    edges,  # [Mp] float32: where not BOTH near, or far
     far,  # [Mp] float32
     anchor_class,  # [Np] int32, ascending
     column_class,  # [Mp] int32, ascending
     starts,  # [classes + 1] int64
     anchor_bits,  # [Np, W] int64
     column_bits,  # [Mp, W] int64
-    near_values,  # [Np, splits, KEPT] float32
-    near_columns,  # [Np, splits, KEPT] int32, packed positions
-    near_rests,  # [Np, splits] float32
-    far_values,
-    far_columns,
+    values,  # [Np, splits, KEPT] float32
+    places,  # [Np, splits, KEPT] int32, packed positions
+    rests,  # [Np, splits] float32
+    far_values,  # of the farthest, where BOTH
+    far_places,
     far_rests,
     anchors,
     columns,
     dims,
     words,
     splits,
+    own,  # 1 in self-mining
+    sign,  # where not BOTH: 1 for the nearest, -1 for the farthest
     POSITIVE: tl.constexpr,
-    NEAR: tl.constexpr,
-    FAR: tl.constexpr,
+    BOTH: tl.constexpr,
     MULTI: tl.constexpr,
-    OWN: tl.constexpr,
     WHOLE: tl.constexpr,  # one step holds the whole row
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -109,9 +112,11 @@ def filter_kernel(
 ):
     row, split = tl.program_id(0).to(tl.int64) * ROWS, tl.program_id(1)
     rows, lane = row + tl.arange(0, ROWS), tl.arange(0, COLUMNS)
-    near_best = tl.full([ROWS, COLUMNS], NEVER, tl.float32)
-    near_second, near_place = near_best, tl.full([ROWS, COLUMNS], 0, tl.int32)
-    far_best, far_second, far_place = near_best, near_best, near_place
+    best = tl.full([ROWS, COLUMNS], NEVER, tl.float32)
+    second, place = best, tl.full([ROWS, COLUMNS], 0, tl.int32)
+    far_best, far_second, far_place = best, best, place
+    factor = sign.to(tl.float32)
+    own_place = tl.where(own != 0, rows, -1).to(tl.int32)
     first, last = 0, columns
     if MULTI:
         own_class = rows * 0
@@ -138,19 +143,18 @@ def filter_kernel(
         else:
             same = own_class[:, None] == tl.load(column_class + at)[None, :]
         wanted = same if POSITIVE else ~same
-        if OWN:
-            wanted = wanted & (rows[:, None] != at[None, :])
-        if NEAR:
-            value = tl.where(wanted, tl.load(near + at)[None, :] - dots, NEVER)
-            near_best, near_second, near_place = _keep(near_best, near_second, near_place, value, column)
-        if FAR:
-            value = tl.where(wanted, dots - tl.load(far + at)[None, :], NEVER)
-            far_best, far_second, far_place = _keep(far_best, far_second, far_place, value, column)
-    if NEAR:
-        _store_list(near_best, near_second, near_place, row, split, splits, near_values, near_columns,
-                    near_rests, ROWS, COLUMNS, KEPT)  # fmt: skip
-    if FAR:
-        _store_list(far_best, far_second, far_place, row, split, splits, far_values, far_columns,
+        wanted = wanted & (own_place[:, None] != at[None, :])
+        edge = tl.load(edges + at)[None, :]
+        if BOTH:
+            value = tl.where(wanted, edge - dots, NEVER)
+            far_value = tl.where(wanted, dots - tl.load(far + at)[None, :], NEVER)
+            far_best, far_second, far_place = _keep(far_best, far_second, far_place, far_value, column)
+        else:  # one multiply-add: products with 1 or -1 are exact
+            value = tl.where(wanted, factor * edge - factor * dots, NEVER)
+        best, second, place = _keep(best, second, place, value, column)
+    _store_list(best, second, place, row, split, splits, values, places, rests, ROWS, COLUMNS, KEPT)
+    if BOTH:
+        _store_list(far_best, far_second, far_place, row, split, splits, far_values, far_places,
                     far_rests, ROWS, COLUMNS, KEPT)  # fmt: skip
 
 
@@ -168,50 +172,51 @@ def decide_kernel(
     parameters,  # [4] float64 of the filter
     x_errors,  # [Np] float32, packed order
     y_errors,  # [Mp] float32, packed order
-    x_order,  # [N] int64: packed row -> row, where ORDERED
+    x_order,  # [N] int64: packed row -> row, where not MULTI
     y_order,  # [M] int64
     anchor_class,  # [Np] int32, packed order
     column_class,  # [Mp] int32, packed order
     starts,  # [classes + 1] int64
     anchor_bits,  # [Np, W] int64, packed order
     column_bits,  # [Mp, W] int64, packed order
-    values,  # [Np, LISTED] float32
-    listed,  # [Np, LISTED] int32
-    rests,  # [Np, SPLITS] float32
+    values,  # [Np, splits, KEPT] float32
+    listed,  # [Np, splits, KEPT] int32
+    rests,  # [Np, splits] float32
     found,  # [N] int64
     columns,
     dims,
     words,
+    splits,
+    own,  # 1 in self-mining
+    positive,  # 1: among the positives
+    exact,
     sign,  # 1 for the nearest, -1 for the farthest
-    POSITIVE: tl.constexpr,
     MULTI: tl.constexpr,
-    OWN: tl.constexpr,
-    ORDERED: tl.constexpr,
     COSINE: tl.constexpr,
-    LISTED: tl.constexpr,
-    SPLITS: tl.constexpr,
+    SPLITS: tl.constexpr,  # at most so many
+    KEPT: tl.constexpr,
     COLUMNS: tl.constexpr,
-    EXACT: tl.constexpr,
 ):
     packed_row = tl.program_id(0).to(tl.int64)
     row = packed_row
-    if ORDERED:
+    if not MULTI:
         row = tl.load(x_order + packed_row)
-    slot = packed_row * LISTED + tl.arange(0, LISTED)
-    value, place = tl.load(values + slot).to(tl.float64), tl.load(listed + slot).to(tl.int64)
-    rest = tl.min(tl.load(rests + packed_row * SPLITS + tl.arange(0, SPLITS)), axis=0).to(tl.float64)
+    lane, split = tl.arange(0, SPLITS * KEPT), tl.arange(0, SPLITS)
+    slot, there = packed_row * splits * KEPT + lane, lane < splits * KEPT
+    value = tl.load(values + slot, mask=there, other=NEVER).to(tl.float64)
+    place = tl.load(listed + slot, mask=there, other=-1).to(tl.int64)
+    rest = tl.load(rests + packed_row * splits + split, mask=split < splits, other=NEVER)
+    rest = tl.min(rest, axis=0).to(tl.float64)
     live = place >= 0
     place = tl.maximum(place, 0)
     column = place
-    if ORDERED:
+    if not MULTI:
         column = tl.load(y_order + place, mask=live, other=0)
-    if EXACT:
-        error = tl.load(x_errors + packed_row) + tl.load(y_errors + place, mask=live, other=0.0)
-        bound = tl.min(tl.where(live, value + 2.0 * error.to(tl.float64), NEVER), axis=0)
-    else:
-        bound = tl.min(value, axis=0)
+    error = tl.load(x_errors + packed_row) + tl.load(y_errors + place, mask=live, other=0.0)
+    error = tl.where(exact != 0, error.to(tl.float64), 0.0)
+    bound = tl.min(tl.where(live, value + 2.0 * error, NEVER), axis=0)
     live = live & (value <= bound)
-    hidden = (rest < NEVER) & (rest <= bound) & (EXACT != 0)
+    hidden = (rest < NEVER) & (rest <= bound) & (exact != 0)
     hidden = hidden | (tl.load(parameters + USABLE) == 0.0)
     takes_part = tl.load(x_largest + row) >= 0
     count = tl.sum(tl.where(live, 1, 0), axis=0)
@@ -219,10 +224,9 @@ def decide_kernel(
     if takes_part & hidden:
         best = _whole_row(
             x, y, y_largest, x_norms, y_norms, y_order, anchor_class, column_class, starts, anchor_bits,
-            column_bits, row, packed_row, columns, dims, words, sign, POSITIVE, MULTI, OWN, ORDERED, COSINE,
-            COLUMNS,
+            column_bits, row, packed_row, columns, dims, words, own, positive, sign, MULTI, COSINE, COLUMNS,
         )  # fmt: skip
-    elif takes_part & (count > 1) & (EXACT != 0):
+    elif takes_part & (count > 1) & (exact != 0):
         i = row + column * 0
         selection = sign * pair_selections(x, y, x_norms, y_norms, i, column, live, dims, COSINE)
         selection = tl.where(live, selection, NEVER)
@@ -234,9 +238,8 @@ def decide_kernel(
 @triton.jit
 def _whole_row(
     x, y, y_largest, x_norms, y_norms, y_order, anchor_class, column_class, starts, anchor_bits, column_bits,
-    row, packed_row, columns, dims, words, sign,
-    POSITIVE: tl.constexpr, MULTI: tl.constexpr, OWN: tl.constexpr, ORDERED: tl.constexpr,
-    COSINE: tl.constexpr, COLUMNS: tl.constexpr,
+    row, packed_row, columns, dims, words, own, positive, sign,
+    MULTI: tl.constexpr, COSINE: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """The best column of a row from canonical values of all of them; `columns` where there is none."""
     lane = tl.arange(0, COLUMNS)
@@ -246,7 +249,7 @@ def _whole_row(
     own_class = 0
     if not MULTI:
         own_class = tl.load(anchor_class + packed_row)
-        if POSITIVE:
+        if positive != 0:
             first = tl.load(starts + tl.maximum(own_class, 0)).to(tl.int32)
             last = tl.load(starts + own_class + 1).to(tl.int32)
     for start in range(first, last, COLUMNS):
@@ -260,11 +263,9 @@ def _whole_row(
             same = common != 0
         else:
             same = tl.load(column_class + place, mask=live, other=-1) == own_class
-        live = live & (same if POSITIVE else ~same)
-        if OWN:
-            live = live & (place != packed_row)
+        live = live & tl.where(positive != 0, same, ~same) & (place != tl.where(own != 0, packed_row, -1))
         column = place
-        if ORDERED:
+        if not MULTI:
             column = tl.load(y_order + place, mask=live, other=0)
         live = live & (tl.load(y_largest + column, mask=live, other=-1.0) >= 0)
         i = row + column * 0
@@ -301,6 +302,42 @@ BOTH_SIDES = ExtremesConfig(columns=32)
 #: Programs that fill a large GPU twice over; fewer rows than that split the columns.
 PROGRAMS = 264
 MOST_SPLITS = 16
+
+
+def _config(both: bool) -> ExtremesConfig:
+    return BOTH_SIDES if both else ONE_SIDE
+
+
+def _filter_options(hip: bool, BOTH: bool, **_: Any) -> dict[str, int]:
+    return {"num_warps": _config(BOTH).filter_warps(hip), "num_stages": _config(BOTH).num_stages}
+
+
+def _filter_constants(BOTH: bool, **_: Any) -> dict[str, int]:
+    return {"ROWS": _config(BOTH).rows, "COLUMNS": _config(BOTH).columns, "KEPT": _config(BOTH).kept}
+
+
+_DOUBLES = ("x_largest", "y_largest", "x_norms", "y_norms", "parameters")
+_LABELS = {**dict.fromkeys(("starts", "anchor_bits", "column_bits"), "*i64"),
+           **dict.fromkeys(("anchor_class", "column_class"), "*i32")}  # fmt: skip
+FILTER = Kernel(
+    filter_kernel,
+    {"a": "*fp16", "b": "*fp16", **_LABELS, **dict.fromkeys(("places", "far_places"), "*i32"),
+     **dict.fromkeys(("edges", "far", "values", "rests", "far_values", "far_rests"), "*fp32")},
+    [{**choice, "WHOLE": whole, "DEPTH": depth}
+     for choice in choices(POSITIVE=(False, True), BOTH=(False, True), MULTI=(False, True))
+     for whole, depth in ((True, 64), (True, 128), (False, 64))],
+    _filter_options, _filter_constants,
+    ("a", "b", "edges", "far", "values", "places", "rests", "far_values", "far_places", "far_rests", "dims"),
+)  # fmt: skip
+DECIDE = Kernel(
+    decide_kernel,
+    {"x": "*kind", "y": "*kind", **dict.fromkeys(_DOUBLES, "*fp64"), **_LABELS, "listed": "*i32",
+     **dict.fromkeys(("x_errors", "y_errors", "values", "rests"), "*fp32"),
+     **dict.fromkeys(("x_order", "y_order", "found"), "*i64")},
+    choices(kind=KINDS, MULTI=(False, True), COSINE=(False, True), SPLITS=(1, MOST_SPLITS)),
+    always(num_warps=ONE_SIDE.decide_warps, **ALL_REGISTERS, **CANONICAL),
+    always(KEPT=ONE_SIDE.kept, COLUMNS=ONE_SIDE.row_columns),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -379,8 +416,9 @@ class _Plan:
         """One side: the tiles once, then each extreme."""
         a, b = self.operands.anchors, self.operands.columns
         n, m, dims = len(rows.x), len(rows.y), self.operands.dims
-        near, far = (extreme + 2 * (not positive) in wanted for extreme in (0, 1))
-        config = BOTH_SIDES if near and far else ONE_SIDE
+        signs = [1 - 2 * (extreme % 2) for extreme in wanted]
+        both = len(signs) == 2
+        config = _config(both)
         tiles = blocks(m, config.columns)
         splits = 1
         if labels.multi or not positive:
@@ -388,36 +426,29 @@ class _Plan:
             splits = min(splits, MOST_SPLITS, power_of_two(tiles))
         listed = splits * config.kept
         lists = []
-        for _ in range(2):
+        for _ in signs:
             lists += [
                 torch.empty(len(a.rows), listed, dtype=torch.float32, device=found.device),
                 torch.empty(len(a.rows), listed, dtype=torch.int32, device=found.device),
                 torch.empty(len(a.rows), splits, dtype=torch.float32, device=found.device),
             ]
-            if not (near and far):
-                lists += lists
-                break
-        filter_kernel[(blocks(n, config.rows), splits)](
-            a.rows, b.rows, b.near, b.far, self.anchor_class, self.column_class, labels.starts,
-            self.anchor_bits, self.column_bits, *lists, n, m, dims, labels.words, splits,
-            POSITIVE=positive, NEAR=near, FAR=far, MULTI=labels.multi, OWN=labels.own,
-            WHOLE=dims == self.operands.depth, ROWS=config.rows, COLUMNS=config.columns,
-            DEPTH=self.operands.depth, KEPT=config.kept,
-            num_warps=config.filter_warps(torch.version.hip is not None), num_stages=config.num_stages,
+        FILTER(
+            (blocks(n, config.rows), splits), a.rows, b.rows, b.near if signs[0] > 0 else b.far, b.far,
+            self.anchor_class, self.column_class, labels.starts, self.anchor_bits, self.column_bits,
+            *lists[:3], *lists[-3:], n, m, dims, labels.words, splits, int(labels.own), signs[0],
+            POSITIVE=positive, BOTH=both, MULTI=labels.multi, WHOLE=dims == self.operands.depth,
+            DEPTH=self.operands.depth,
         )  # fmt: skip
         x_order, y_order = self.x_order, self.y_order
-        for extreme in wanted:
-            sign = 1 - 2 * (extreme % 2)
-            values, columns, rests = lists[:3] if sign > 0 else lists[3:]
-            decide_kernel[(n,)](
-                rows.x, rows.y, rows.x_largest, rows.y_largest, self.x_norms, self.y_norms,
+        for place, (extreme, sign) in enumerate(zip(wanted, signs, strict=True)):
+            DECIDE(
+                (n,), rows.x, rows.y, rows.x_largest, rows.y_largest, self.x_norms, self.y_norms,
                 self.operands.parameters, a.errors, b.errors,
                 labels.starts if x_order is None else x_order, labels.starts if y_order is None else y_order,
                 self.anchor_class, self.column_class, labels.starts, self.anchor_bits, self.column_bits,
-                values, columns, rests, found[extreme], m, rows.x.shape[1], labels.words, sign,
-                POSITIVE=positive, MULTI=labels.multi, OWN=labels.own, ORDERED=x_order is not None,
-                COSINE=rows.metric == "cosine", LISTED=listed, SPLITS=splits, COLUMNS=config.row_columns,
-                EXACT=exact, num_warps=config.decide_warps, **ALL_REGISTERS, **CANONICAL,
+                *lists[3 * place : 3 * place + 3], found[extreme], m, rows.x.shape[1], labels.words, splits,
+                int(labels.own), int(positive), int(exact), sign, MULTI=labels.multi,
+                COSINE=rows.metric == "cosine", SPLITS=1 if splits == 1 else MOST_SPLITS,
             )  # fmt: skip
 
 
@@ -426,47 +457,3 @@ def _extend(values: torch.Tensor, length: int, filler: int = 0) -> torch.Tensor:
     out = values.new_full((length, *values.shape[1:]), filler)
     out[: len(values)] = values
     return out
-
-
-def compilations() -> Iterator[Compilation]:
-    pointers = dict.fromkeys(("starts", "anchor_bits", "column_bits", "x_order", "y_order", "found"), "*i64")
-    pointers |= dict.fromkeys(
-        ("anchor_class", "column_class", "near_columns", "far_columns", "listed"), "*i32"
-    )
-    doubles = ("x_largest", "y_largest", "x_norms", "y_norms", "parameters")
-    floats = ("near", "far", "near_values", "far_values", "near_rests", "far_rests")
-    pointers |= dict.fromkeys(doubles, "*fp64")
-    pointers |= dict.fromkeys((*floats, "x_errors", "y_errors", "values", "rests"), "*fp32")
-    numbers = dict.fromkeys(("anchors", "columns", "dims", "words", "splits", "sign"), "i32")
-    for multi, positive, near, far, depth, whole in (
-        (False, False, True, False, 128, True), (False, False, True, True, 128, True),
-        (False, False, True, True, 64, False), (False, True, False, True, 128, True),
-        (False, True, True, True, 64, True), (True, False, True, False, 16, True),
-        (True, True, True, True, 64, False),
-    ):  # fmt: skip
-        config = BOTH_SIDES if near and far else ONE_SIDE
-        for backend in ("cuda", "hip"):
-            yield Compilation(
-                f"extremes.filter[{backend},multi={multi},positive={positive},near={near},far={far},"
-                f"depth={depth},whole={whole}]",
-                filter_kernel, {"a": "*fp16", "b": "*fp16", **pointers, **numbers},
-                {"POSITIVE": positive, "NEAR": near, "FAR": far, "MULTI": multi, "OWN": True, "WHOLE": whole,
-                 "ROWS": config.rows, "COLUMNS": config.columns, "DEPTH": depth, "KEPT": config.kept},
-                {"num_warps": config.filter_warps(backend == "hip"), "num_stages": config.num_stages},
-                ("dims",), (backend,),
-            )  # fmt: skip
-    for kind in KINDS:
-        for multi, cosine, splits in (
-            (False, False, 1),
-            (False, False, 16),
-            (False, True, 4),
-            (True, False, 4),
-        ):
-            yield Compilation(
-                f"extremes.decide[{kind},multi={multi},cosine={cosine},splits={splits}]",
-                decide_kernel, {"x": f"*{kind}", "y": f"*{kind}", **pointers, **numbers},
-                {"POSITIVE": False, "MULTI": multi, "OWN": True, "ORDERED": not multi, "COSINE": cosine,
-                 "LISTED": splits * ONE_SIDE.kept, "SPLITS": splits, "COLUMNS": ONE_SIDE.row_columns,
-                 "EXACT": True},
-                {"num_warps": ONE_SIDE.decide_warps, **ALL_REGISTERS, **CANONICAL},
-            )  # fmt: skip

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +34,16 @@ import triton
 import triton.language as tl
 
 from tritonkernels.canonical import norms, to_float64
-from tritonkernels.launching import ALL_REGISTERS, KINDS, Compilation, blocks, on_device, padded, power_of_two
+from tritonkernels.launching import (
+    ALL_REGISTERS,
+    KINDS,
+    Kernel,
+    always,
+    blocks,
+    choices,
+    on_device,
+    padded,
+)
 
 #: Rows hold values up to here, so that float64 holds their squares (docs/specification.md, section 1).
 LARGEST_VALUE = tl.constexpr(1e150)
@@ -92,6 +100,11 @@ class RowsConfig:
 
 
 ROWS_CONFIG = RowsConfig()
+_ROWS_OPTIONS = always(num_warps=ROWS_CONFIG.num_warps, **ALL_REGISTERS)
+_ROWS_CONSTANTS = always(ROWS=ROWS_CONFIG.rows, DEPTH=ROWS_CONFIG.depth)
+INSPECT = Kernel(
+    inspect_kernel, {"x": "*kind", "largest": "*fp64"}, choices(kind=KINDS), _ROWS_OPTIONS, _ROWS_CONSTANTS
+)
 
 
 def inspect(
@@ -99,13 +112,9 @@ def inspect(
 ) -> torch.Tensor:  # [N] float64
     """The largest magnitude of each row; -1 for one that takes no part: NaN, or too large to square."""
     largest = torch.empty(len(x), dtype=torch.float64, device=x.device)
-    config = ROWS_CONFIG
     if len(x):
         with on_device(x):
-            inspect_kernel[(blocks(len(x), config.rows),)](
-                x, largest, len(x), x.shape[1],
-                ROWS=config.rows, DEPTH=config.depth, num_warps=config.num_warps, **ALL_REGISTERS,
-            )  # fmt: skip
+            INSPECT((blocks(len(x), ROWS_CONFIG.rows),), x, largest, len(x), x.shape[1])
     return largest
 
 
@@ -116,13 +125,13 @@ def inspect(
 def center_kernel(
     y,  # [M, D]
     y_largest,  # [M] float64
-    y_norms,  # [M] float64, read where NORMALISE
+    y_norms,  # [M] float64, read where `normalise`
     parameters,  # [4] float64
     center,  # [D] float64
     rows,
     dims,
     sample,
-    NORMALISE: tl.constexpr,
+    normalise,  # 1 in a space of directions
     ROWS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
@@ -134,7 +143,7 @@ def center_kernel(
         j = s * rows // sample
         live = s < sample
         live = live & (tl.load(y_largest + j, mask=live, other=-1.0) >= 0)
-        m = _multiplier(parameters, y_norms, j, live, NORMALISE)
+        m = _multiplier(parameters, y_norms, j, live, normalise)
         mask = live[:, None] & (k < dims)[None, :]
         total += to_float64(tl.load(y + j[:, None] * dims + k[None, :], mask=mask, other=0.0)) * m[:, None]
     mean = tl.sum(total, axis=0) / sample * tl.load(parameters + CENTERED)
@@ -142,10 +151,10 @@ def center_kernel(
 
 
 @triton.jit
-def _multiplier(parameters, norms, i, live, NORMALISE: tl.constexpr):
+def _multiplier(parameters, norms, i, live, normalise):
     """What each row is multiplied with: a power of two, over its length in a space of directions."""
     m = tl.where(live, tl.load(parameters + SCALE), 0.0)
-    if NORMALISE:
+    if normalise != 0:
         length = tl.load(norms + i, mask=live, other=1.0)
         m = tl.where(length > 0, m / tl.where(length > 0, length, 1.0), 0.0)
     return m
@@ -158,8 +167,8 @@ def _multiplier(parameters, norms, i, live, NORMALISE: tl.constexpr):
 def pack_kernel(
     x,  # [N, D]
     x_largest,  # [N] float64
-    x_norms,  # [N] float64, read where NORMALISE
-    order,  # [N] int64: packed row r is row order[r], where ORDERED
+    x_norms,  # [N] float64, read where `normalise`
+    order,  # [N] int64: packed row r is row order[r], where `ordered`
     parameters,  # [4] float64
     center,  # [D] float64
     packed,  # [Np, Dp]
@@ -171,19 +180,19 @@ def pack_kernel(
     rows,
     dims,
     packed_dims,
-    NORMALISE: tl.constexpr,
-    FIXED: tl.constexpr,  # rows of length one (or zero): a space that cannot be shifted takes h = 1/2
-    ORDERED: tl.constexpr,
+    normalise,
+    fixed,  # 1: rows of length one (or zero), where a space that cannot be shifted takes h = 1/2
+    ordered,
     ROWS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
     r = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     live = r < rows
     i = r
-    if ORDERED:
+    if ordered != 0:
         i = tl.load(order + r, mask=live, other=0)
     live = live & (tl.load(x_largest + i, mask=live, other=-1.0) >= 0)
-    m = _multiplier(parameters, x_norms, i, live, NORMALISE)
+    m = _multiplier(parameters, x_norms, i, live, normalise)
     squares = tl.full([ROWS, DEPTH], 0.0, tl.float64)
     for first in range(0, packed_dims, DEPTH):
         k = first + tl.arange(0, DEPTH)
@@ -196,7 +205,7 @@ def pack_kernel(
         value = value.to(tl.float32).to(packed.dtype.element_ty)
         tl.store(target, value, mask=(k < packed_dims)[None, :])
     half = tl.sum(squares, axis=1) * 0.5
-    if FIXED:
+    if fixed != 0:
         scale = tl.load(parameters + SCALE)
         half = tl.where(tl.load(parameters + CENTERED) > 0, half, 0.5 * scale * scale)
     error = tl.load(relative) * half + tl.load(relative + 1) * tl.sqrt(2.0 * half) + tl.load(relative + 2)
@@ -206,6 +215,20 @@ def pack_kernel(
     tl.store(errors + r, tl.where(live, error, 0.0))
     tl.store(near + r, tl.where(live, low, float("inf")))
     tl.store(far + r, tl.where(live, high, float("-inf")))
+
+
+CENTER = Kernel(
+    center_kernel, {"y": "*kind", **dict.fromkeys(("y_largest", "y_norms", "parameters", "center"), "*fp64")},
+    choices(kind=KINDS), _ROWS_OPTIONS, _ROWS_CONSTANTS,
+)  # fmt: skip
+_DOUBLES = ("x_largest", "x_norms", "parameters", "center", "half_norms", "relative")
+PACK = Kernel(
+    pack_kernel,
+    {"x": "*kind", "packed": "*operand", "order": "*i64", **dict.fromkeys(_DOUBLES, "*fp64"),
+     **dict.fromkeys(("errors", "near", "far"), "*fp32")},
+    choices(kind=KINDS, operand=("fp16", "fp32")), _ROWS_OPTIONS, _ROWS_CONSTANTS,
+    divisible=("packed", "half_norms", "errors", "near", "far", "packed_dims"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -237,8 +260,9 @@ class Filter:
 
 def depth_of(dims: int, precision: str) -> int:
     """Values a step: the whole row where it is short, so that a tile of anchors is loaded once."""
-    whole, step = (128, 64) if precision == "float16" else (32, 32)
-    return max(16, power_of_two(dims)) if dims <= whole else step
+    if precision == "float16":
+        return 128 if 64 < dims <= 128 else 64
+    return 32 if dims > 16 else 16
 
 
 def bounds(dims: int, precision: str, normalise: bool) -> tuple[float, float, float]:
@@ -257,7 +281,7 @@ def bounds(dims: int, precision: str, normalise: bool) -> tuple[float, float, fl
     return relative, spread, absolute
 
 
-@triton.jit(do_not_specialize=["relative_bits", "spread_bits", "absolute_bits"])
+@triton.jit
 def scale_kernel(
     x_facts,  # [N] float64: each row's largest magnitude, or its length in a space of directions
     y_facts,  # [M] float64
@@ -265,10 +289,10 @@ def scale_kernel(
     limits,  # [3] float64: relative, spread and absolute
     x_rows,
     y_rows,
-    relative_bits,  # int64: a float64's, as Triton passes a Python float as float32
-    spread_bits,
-    absolute_bits,
-    SPACE: tl.constexpr,
+    relative_bits: tl.int64,  # a float64's, as Triton passes a Python float as float32
+    spread_bits: tl.int64,
+    absolute_bits: tl.int64,
+    space,  # SQUARED, DIRECTIONS or UNIT
     BLOCK: tl.constexpr,
 ):
     """Shift, scale and usability, in one program.
@@ -290,23 +314,15 @@ def scale_kernel(
             least = tl.where((fact > 0) & (fact < least), fact, least)
             zeros += tl.where(fact == 0, 1, 0)
     one = tl.arange(0, 1)
-    if SPACE == SQUARED:
-        largest = tl.max(most, axis=0, keep_dims=True)
-        exponent = ((largest.to(tl.int64, bitcast=True) >> 52) & 0x7FF) - 1022
-        exponent = tl.minimum(tl.maximum(tl.where(largest > 0, exponent, 0), -400), 500)
-        usable = (largest <= 0) | (largest >= 2.0**-400)
-        centered = largest == largest
-        scale, to_selection = _power_of_two(11 - exponent), _power_of_two(2 * exponent - 21)
-    else:
-        shortest = tl.min(least, axis=0, keep_dims=True)
-        usable = ~(shortest < 2.0**-450)
-        centered = shortest == shortest
-        if SPACE == DIRECTIONS:
-            centered = tl.sum(zeros, axis=0, keep_dims=True) == 0
-        scale, to_selection = (
-            _power_of_two(one + 11),
-            _power_of_two(one - (22 if SPACE == DIRECTIONS else 21)),
-        )
+    squared = space == SQUARED
+    largest, shortest = tl.max(most, axis=0, keep_dims=True), tl.min(least, axis=0, keep_dims=True)
+    exponent = ((largest.to(tl.int64, bitcast=True) >> 52) & 0x7FF) - 1022
+    exponent = tl.minimum(tl.maximum(tl.where(largest > 0, exponent, 0), -400), 500)
+    exponent = tl.where(squared, exponent, 0)
+    usable = tl.where(squared, (largest <= 0) | (largest >= 2.0**-400), ~(shortest < 2.0**-450))
+    centered = (space != DIRECTIONS) | (tl.sum(zeros, axis=0, keep_dims=True) == 0)
+    scale = _power_of_two(11 - exponent)
+    to_selection = _power_of_two(2 * exponent - tl.where(space == DIRECTIONS, 22, 21))
     tl.store(parameters + SCALE + one, scale)
     tl.store(parameters + CENTERED + one, tl.where(centered, 1.0, 0.0))
     tl.store(parameters + USABLE + one, tl.where(usable, 1.0, 0.0))
@@ -331,6 +347,12 @@ class ScaleConfig:
 
 
 SCALE_CONFIG = ScaleConfig()
+SCALING = Kernel(
+    scale_kernel,
+    {**dict.fromkeys(("x_facts", "y_facts", "parameters", "limits"), "*fp64"),
+     **dict.fromkeys(("relative_bits", "spread_bits", "absolute_bits"), "i64")},
+    [{}], always(num_warps=SCALE_CONFIG.num_warps), always(BLOCK=SCALE_CONFIG.block),
+)  # fmt: skip
 
 
 def _scale(
@@ -340,12 +362,10 @@ def _scale(
     limits: tuple[float, float, float],
 ) -> tuple[torch.Tensor, torch.Tensor]:  # parameters [4], limits [3]
     numbers = torch.empty(7, dtype=torch.float64, device=y_facts.device)
-    config = SCALE_CONFIG
     with on_device(y_facts):
-        scale_kernel[(1,)](
-            x_facts, y_facts, numbers[:4], numbers[4:], 0 if x_facts is y_facts else len(x_facts),
-            len(y_facts), *struct.unpack("3q", struct.pack("3d", *limits)), SPACE=SPACES[space].value,
-            BLOCK=config.block, num_warps=config.num_warps,
+        SCALING(
+            (1,), x_facts, y_facts, numbers[:4], numbers[4:], 0 if x_facts is y_facts else len(x_facts),
+            len(y_facts), *struct.unpack("3q", struct.pack("3d", *limits)), SPACES[space].value,
         )  # fmt: skip
     return numbers[:4], numbers[4:]
 
@@ -374,12 +394,10 @@ def prepare(
         x_norms = y_norms = y_largest  # not read
     parameters, limits = _scale(*facts, space, bounds(dims, precision, normalise))
     center = torch.empty(dims, dtype=torch.float64, device=device)
-    config = ROWS_CONFIG
     with on_device(x):
-        center_kernel[(blocks(dims, config.depth),)](
-            y, y_largest, y_norms, parameters, center, len(y), dims, min(len(y), 256),
-            NORMALISE=normalise, ROWS=config.rows, DEPTH=config.depth, num_warps=config.num_warps,
-            **ALL_REGISTERS,
+        CENTER(
+            (blocks(dims, ROWS_CONFIG.depth),), y, y_largest, y_norms, parameters, center, len(y), dims,
+            min(len(y), 256), int(normalise),
         )  # fmt: skip
     space_arguments = (parameters, center, limits, space, precision)
     columns = _pack(y, y_largest, y_norms, y_order, *space_arguments)
@@ -404,13 +422,12 @@ def _pack(
     packed = torch.empty(rows, wide, dtype=PRECISIONS[precision][0], device=x.device)
     half_norms = torch.empty(rows, dtype=torch.float64, device=x.device)
     errors, near, far = torch.empty(3, rows, dtype=torch.float32, device=x.device)
-    config = ROWS_CONFIG
+    unread = x_largest.view(torch.int64)
     with on_device(x):
-        pack_kernel[(blocks(rows, config.rows),)](
-            x, x_largest, x_norms, x_largest if order is None else order, parameters, center,
-            packed, half_norms, errors, near, far, limits, len(x), dims, wide,
-            NORMALISE=space != "squared", FIXED=space == "cosine", ORDERED=order is not None,
-            ROWS=config.rows, DEPTH=config.depth, num_warps=config.num_warps, **ALL_REGISTERS,
+        PACK(
+            (blocks(rows, ROWS_CONFIG.rows),), x, x_largest, x_norms, unread if order is None else order,
+            parameters, center, packed, half_norms, errors, near, far, limits, len(x), dims, wide,
+            int(space != "squared"), int(space == "cosine"), int(order is not None),
         )  # fmt: skip
     return Packed(packed, half_norms, errors, near, far)
 
@@ -454,42 +471,3 @@ def tile_dots(
         else:
             total += tl.dot(left, right, input_precision=INPUT_PRECISION)
     return total
-
-
-def compilations() -> Iterator[Compilation]:
-    for space, number in SPACES.items():
-        yield Compilation(
-            f"filter.scale[{space}]", scale_kernel,
-            {**dict.fromkeys(("x_facts", "y_facts", "parameters", "limits"), "*fp64"), "x_rows": "i32",
-             "y_rows": "i32", **dict.fromkeys(("relative_bits", "spread_bits", "absolute_bits"), "i64")},
-            {"SPACE": number.value, "BLOCK": SCALE_CONFIG.block}, {"num_warps": SCALE_CONFIG.num_warps},
-        )  # fmt: skip
-    config = ROWS_CONFIG
-    warps = {"num_warps": config.num_warps, **ALL_REGISTERS}
-    size = {"ROWS": config.rows, "DEPTH": config.depth}
-    for kind in KINDS:
-        rows = {"rows": "i32", "dims": "i32"}
-        yield Compilation(
-            f"filter.inspect[{kind}]", inspect_kernel,
-            {"x": f"*{kind}", "largest": "*fp64", **rows}, size, warps,
-        )  # fmt: skip
-        for normalise in (False, True):
-            space = "unit" if normalise else "squared"
-            yield Compilation(
-                f"filter.center[{kind},{space}]", center_kernel,
-                {"y": f"*{kind}", "sample": "i32", **rows,
-                 **dict.fromkeys(("y_largest", "y_norms", "parameters", "center"), "*fp64")},
-                {"NORMALISE": normalise, **size}, warps,
-            )  # fmt: skip
-        for space, precision, ordered in (
-            ("squared", "fp16", True), ("squared", "fp32", False), ("cosine", "fp16", True),
-            ("cosine", "fp32", False), ("unit", "fp32", False),
-        ):  # fmt: skip
-            doubles = ("x_largest", "x_norms", "parameters", "center", "half_norms", "relative")
-            yield Compilation(
-                f"filter.pack[{kind},{space},{precision}]", pack_kernel,
-                {"x": f"*{kind}", "packed": f"*{precision}", "order": "*i64", "packed_dims": "i32", **rows,
-                 **dict.fromkeys(doubles, "*fp64"), **dict.fromkeys(("errors", "near", "far"), "*fp32")},
-                {"NORMALISE": space != "squared", "FIXED": space == "cosine", "ORDERED": ordered, **size},
-                warps,
-            )  # fmt: skip

@@ -12,7 +12,6 @@ are small integers.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,7 @@ import torch
 import triton
 import triton.language as tl
 
-from tritonkernels.launching import Compilation, blocks, on_device
+from tritonkernels.launching import Kernel, always, blocks, choices, on_device
 
 MOST_BITS = 2040  # 255 bytes: a bin a distance, and a last one for rows that do not count, make 2048
 
@@ -43,7 +42,7 @@ MANY = Tile(queries=16, rows=128, num_warps=8)
 FEW = Tile(queries=1, rows=1024)  # of one query nothing is shared, memory is the limit
 COUNT = Tile(queries=1, rows=512)  # the histogram kernel
 UNROLLS = (2, 4)  # words a step; the second from 3 words on
-BINS = {2: (128,), 4: (256, 1024, 2048)}  # by words a step
+BINS = {2: (128,), 4: (128, 256, 1024, 2048)}  # by words a step
 
 
 # ------------------------------------------------------------------ what the kernels share
@@ -138,14 +137,14 @@ def relevant_rows(
 @triton.jit
 def distance_kernel(
     a_ptr,
-    a_row,
-    a_word,
+    a_row: tl.int64,
+    a_word: tl.int64,
     b_ptr,
-    b_row,
-    b_word,
+    b_row: tl.int64,
+    b_word: tl.int64,
     out_ptr,  # [N, M] int32
-    a_count,
-    b_count,
+    a_count: tl.int64,
+    b_count: tl.int64,
     column_blocks,
     words,
     BQ: tl.constexpr,
@@ -167,18 +166,18 @@ def distance_kernel(
 @triton.jit
 def histogram_kernel(
     q_ptr,
-    q_row,
-    q_word,
+    q_row: tl.int64,
+    q_word: tl.int64,
     d_ptr,
-    d_row,
-    d_word,
+    d_row: tl.int64,
+    d_word: tl.int64,
     q_labels_ptr,
     d_labels_ptr,
     all_ptr,  # [Q, splits, values] int32: rows of the split at each distance
     relevant_ptr,  # the same of relevant rows; not written without labels
-    first_query,  # the queries' place in the whole set
-    d_count,
-    split_rows,
+    first_query: tl.int64,  # the queries' place in the whole set
+    d_count: tl.int64,
+    split_rows: tl.int64,
     words,
     values,  # 8 * bytes + 1
     label_words,
@@ -282,7 +281,7 @@ class Labels:
 
 def bins_for(bits: int) -> int:
     """Bins that the kernels keep for distances 0 to bits and for rows that do not count."""
-    return next(bins for bins in itertools.chain(*BINS.values()) if bits + 2 <= bins)
+    return next(bins for bins in BINS[4] if bits + 2 <= bins)
 
 
 def splits_for(query_blocks: int, rows: int, step: int) -> tuple[int, int]:
@@ -293,6 +292,44 @@ def splits_for(query_blocks: int, rows: int, step: int) -> tuple[int, int]:
 
 
 # ------------------------------------------------------------------ launchers
+
+#: Types of the arguments that the Hamming kernels share; numbers of rows and places of words have 64 bits.
+CODE_TYPES = {
+    **dict.fromkeys(("q_ptr", "d_ptr"), "*i32"),
+    **dict.fromkeys(("q_row", "q_word", "d_row", "d_word", "q_count", "d_count"), "i64"),
+}
+LABEL_TYPES = {"q_labels_ptr": "*i64", "d_labels_ptr": "*i64", "first_query": "i64"}
+#: Every length of code: bins, and words a step.
+LENGTHS = [{"BINS": bins, "UNROLL": unroll} for unroll, sizes in BINS.items() for bins in sizes]
+#: Every tile of queries by rows.
+TILES = choices(BQ=(MANY.queries, FEW.queries), UNROLL=UNROLLS)
+
+
+def tile_options(hip: bool, BQ: int, **_: Any) -> dict[str, int]:
+    return {"num_warps": _tile(BQ).num_warps}
+
+
+def tile_constants(BQ: int, **_: Any) -> dict[str, int]:
+    return {"BM": _tile(BQ).rows}
+
+
+def _tile(queries: int) -> Tile:
+    return MANY if queries == MANY.queries else FEW
+
+
+DISTANCE = Kernel(
+    distance_kernel,
+    {**dict.fromkeys(("a_ptr", "b_ptr", "out_ptr"), "*i32"),
+     **dict.fromkeys(("a_row", "a_word", "b_row", "b_word", "a_count", "b_count"), "i64")},
+    TILES, tile_options, tile_constants,
+)  # fmt: skip
+HISTOGRAM = Kernel(
+    histogram_kernel,
+    {**{name: kind for name, kind in CODE_TYPES.items() if name != "q_count"}, **LABEL_TYPES,
+     "all_ptr": "*i32", "relevant_ptr": "*i32", "split_rows": "i64"},
+    [{**length, "LABELS": labels} for length in LENGTHS for labels in (False, True)],
+    always(num_warps=COUNT.num_warps), always(BM=COUNT.rows),
+)  # fmt: skip
 
 
 def distance(
@@ -307,9 +344,9 @@ def distance(
     with on_device(a):
         x, y = as_words(a, False), as_words(b, tile is MANY)
         column_blocks = blocks(y.count, tile.rows)
-        distance_kernel[(blocks(x.count, tile.queries) * column_blocks,)](
-            x.words, x.row, x.word, y.words, y.row, y.word, out, x.count, y.count, column_blocks, x.width,
-            BQ=tile.queries, BM=tile.rows, UNROLL=x.unroll, num_warps=tile.num_warps,
+        DISTANCE(
+            (blocks(x.count, tile.queries) * column_blocks,), x.words, x.row, x.word, y.words, y.row, y.word,
+            out, x.count, y.count, column_blocks, x.width, BQ=tile.queries, UNROLL=x.unroll,
         )  # fmt: skip
     return out
 
@@ -326,14 +363,14 @@ def histograms(
     values = queries.bits + 1
     every = torch.empty((queries.count, splits, values), dtype=torch.int32, device=queries.words.device)
     relevant = torch.empty_like(every) if labels else None
-    none = queries.words  # a pointer that is not read
-    histogram_kernel[(queries.count, splits)](
-        queries.words, queries.row, queries.word, database.words, database.row, database.word,
-        labels.queries[first_query:] if labels else none, labels.database if labels else none,
-        every, none if relevant is None else relevant, first_query, database.count, split_rows, queries.width,
-        values, labels.words if labels else 0, int(labels is not None and labels.by_class),
+    none = every.new_empty(1, dtype=torch.int64)  # not read
+    HISTOGRAM(
+        (queries.count, splits), queries.words, queries.row, queries.word, database.words, database.row,
+        database.word, labels.queries[first_query:] if labels else none, labels.database if labels else none,
+        every, every if relevant is None else relevant, first_query, database.count, split_rows,
+        queries.width, values, labels.words if labels else 0, int(labels is not None and labels.by_class),
         int(labels is not None and labels.own), LABELS=labels is not None, BINS=bins_for(queries.bits),
-        BM=COUNT.rows, UNROLL=queries.unroll, num_warps=COUNT.num_warps,
+        UNROLL=queries.unroll,
     )  # fmt: skip
     return every, relevant
 
@@ -371,58 +408,3 @@ def check_bits(codes: torch.Tensor) -> None:
     """The longest codes that these kernels count."""
     if 8 * codes.shape[1] > MOST_BITS:
         raise ValueError(f"queries: expected codes of at most {MOST_BITS} bits, got {8 * codes.shape[1]}")
-
-
-# ------------------------------------------------------------------ what can be compiled
-
-#: Types of the arguments that the Hamming kernels share.
-CODE_TYPES = {
-    **{
-        f"{side}_{what}": kind
-        for side in "qd"
-        for what, kind in (("ptr", "*i32"), ("row", "i32"), ("word", "i32"))
-    },
-    "q_count": "i32",
-    "d_count": "i32",
-    "words": "i32",
-}
-LABEL_TYPES = {
-    "q_labels_ptr": "*i64",
-    "d_labels_ptr": "*i64",
-    "label_words": "i32",
-    "by_class": "i32",
-    "own": "i32",
-}
-
-
-def lengths() -> Iterator[tuple[int, int]]:
-    """(bins, words a step) of every length of code."""
-    for unroll, choices in BINS.items():
-        for bins in choices:
-            yield bins, unroll
-
-
-def tiles() -> Iterator[tuple[str, dict[str, int], dict[str, int]]]:
-    """(name, constants, options) of every tile of queries by rows."""
-    for tile in (MANY, FEW):
-        for unroll in UNROLLS:
-            constants = {"BQ": tile.queries, "BM": tile.rows, "UNROLL": unroll}
-            yield f"{tile.queries}x{tile.rows} unroll={unroll}", constants, {"num_warps": tile.num_warps}
-
-
-def compilations() -> Iterator[Compilation]:
-    pair = {f"{side}_{what}": CODE_TYPES[f"q_{what}"] for side in "ab" for what in ("ptr", "row", "word")}
-    sizes = {"out_ptr": "*i32", "a_count": "i32", "b_count": "i32", "column_blocks": "i32", "words": "i32"}
-    for name, constants, options in tiles():
-        yield Compilation(f"hamming.distance[{name}]", distance_kernel, pair | sizes, constants, options)
-    types = {
-        **CODE_TYPES, "all_ptr": "*i32", "relevant_ptr": "*i32", "first_query": "i32", "split_rows": "i32",
-        "values": "i32", **LABEL_TYPES,
-    }  # fmt: skip
-    for bins, unroll in lengths():
-        for labels in (False, True):
-            constants = {"LABELS": labels, "BINS": bins, "BM": COUNT.rows, "UNROLL": unroll}
-            yield Compilation(
-                f"hamming.histogram[bins={bins} labels={labels}]", histogram_kernel, types, constants,
-                {"num_warps": COUNT.num_warps},
-            )  # fmt: skip

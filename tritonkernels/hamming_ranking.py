@@ -15,7 +15,6 @@ a copy of the codes. Source: SPEC section 5, hamming_map.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +24,7 @@ import triton.language as tl
 
 from tritonkernels import hamming
 from tritonkernels.hamming import Codes, Labels, as_words, relevant_rows, row_distances
-from tritonkernels.launching import Compilation, blocks, on_device
+from tritonkernels.launching import Kernel, always, blocks, on_device
 
 SCRATCH = 1 << 26  # ranks of 4 bytes that are kept at a time
 
@@ -57,19 +56,19 @@ RANK, PRECISION = RankConfig(), PrecisionConfig()
 @triton.jit
 def rank_kernel(
     q_ptr,
-    q_row,
-    q_word,
+    q_row: tl.int64,
+    q_word: tl.int64,
     d_ptr,
-    d_row,
-    d_word,
+    d_row: tl.int64,
+    d_word: tl.int64,
     q_labels_ptr,
     d_labels_ptr,
     starts_ptr,  # [Q, values] int32: rows nearer than each distance
     relevant_starts_ptr,  # the same of relevant rows
     ranks_ptr,  # [Q, k] int32: the rank of each hit, from 1
     hits_ptr,  # [Q] int32: relevant rows inside the cut
-    first_query,
-    d_count,
+    first_query: tl.int64,
+    d_count: tl.int64,
     k,
     words,
     values,  # 8 * bytes + 1
@@ -130,6 +129,19 @@ def precision_kernel(
     tl.store(out_ptr + queries, total / tl.maximum(hits, 1).to(tl.float64), mask=live)
 
 
+_RANKED = dict.fromkeys(("starts_ptr", "relevant_starts_ptr", "ranks_ptr", "hits_ptr"), "*i32")
+RANK_KERNEL = Kernel(
+    rank_kernel,
+    {**{name: kind for name, kind in hamming.CODE_TYPES.items() if name != "q_count"}, **hamming.LABEL_TYPES,
+     **_RANKED},
+    hamming.LENGTHS, lambda hip, **_: {"num_warps": RANK.warps(hip)}, always(BM=RANK.rows),
+)  # fmt: skip
+PRECISION_KERNEL = Kernel(
+    precision_kernel, {"ranks_ptr": "*i32", "hits_ptr": "*i32", "out_ptr": "*fp64"}, [{}],
+    always(num_warps=PRECISION.num_warps), always(BQ=PRECISION.queries),
+)  # fmt: skip
+
+
 def average_precision(
     queries: torch.Tensor,  # [Q, bytes] uint8
     database: torch.Tensor,  # [M, bytes] uint8
@@ -164,16 +176,13 @@ def _precisions(
     starts, relevant_starts = _starts(every), _starts(relevant)
     ranks = torch.empty((queries.count, k), dtype=torch.int32, device=out.device)
     hits = torch.empty(queries.count, dtype=torch.int32, device=out.device)
-    rank_kernel[(queries.count,)](
-        queries.words, queries.row, queries.word, database.words, database.row, database.word,
-        labels.queries[first:], labels.database, starts, relevant_starts, ranks, hits, first, database.count,
-        k, queries.width, queries.bits + 1, labels.words, int(labels.by_class), int(labels.own),
-        BINS=hamming.bins_for(queries.bits), BM=RANK.rows, UNROLL=queries.unroll,
-        num_warps=RANK.warps(torch.version.hip is not None),
+    RANK_KERNEL(
+        (queries.count,), queries.words, queries.row, queries.word, database.words, database.row,
+        database.word, labels.queries[first:], labels.database, starts, relevant_starts, ranks, hits, first,
+        database.count, k, queries.width, queries.bits + 1, labels.words, int(labels.by_class),
+        int(labels.own), BINS=hamming.bins_for(queries.bits), UNROLL=queries.unroll,
     )  # fmt: skip
-    precision_kernel[(blocks(queries.count, PRECISION.queries),)](
-        ranks, hits, out, queries.count, k, BQ=PRECISION.queries, num_warps=PRECISION.num_warps
-    )
+    PRECISION_KERNEL((blocks(queries.count, PRECISION.queries),), ranks, hits, out, queries.count, k)
 
 
 def _starts(
@@ -181,22 +190,3 @@ def _starts(
 ) -> torch.Tensor:  # [Q, values] int32: rows at smaller distances
     totals = counts.sum(1, dtype=torch.int32)
     return totals.cumsum(1, dtype=torch.int32) - totals
-
-
-def compilations() -> Iterator[Compilation]:
-    types = {
-        **hamming.CODE_TYPES, "starts_ptr": "*i32", "relevant_starts_ptr": "*i32", "ranks_ptr": "*i32",
-        "hits_ptr": "*i32", "first_query": "i32", "k": "i32", "values": "i32", **hamming.LABEL_TYPES,
-    }  # fmt: skip
-    for bins, unroll in hamming.lengths():
-        constants = {"BINS": bins, "BM": RANK.rows, "UNROLL": unroll}
-        for backend in ("cuda", "hip"):
-            yield Compilation(
-                f"hamming_ranking.rank[{backend} bins={bins}]", rank_kernel, types, constants,
-                {"num_warps": RANK.warps(backend == "hip")}, (), (backend,),
-            )  # fmt: skip
-    yield Compilation(
-        "hamming_ranking.precision", precision_kernel,
-        {"ranks_ptr": "*i32", "hits_ptr": "*i32", "out_ptr": "*fp64", "q_count": "i32", "k": "i32"},
-        {"BQ": PRECISION.queries}, {"num_warps": PRECISION.num_warps},
-    )  # fmt: skip

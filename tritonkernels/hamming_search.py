@@ -21,15 +21,13 @@ sorted, and a copy of the codes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 import triton
 import triton.language as tl
 
 from tritonkernels import hamming
 from tritonkernels.hamming import FEW, MANY, Codes, as_words, splits_for, tile_distances
-from tritonkernels.launching import Compilation, blocks, on_device
+from tritonkernels.launching import Kernel, blocks, on_device
 
 SAMPLE = 16  # one of so many rows is counted for the first bound
 
@@ -39,16 +37,16 @@ SAMPLE = 16  # one of so many rows is counted for the first bound
 @triton.jit
 def count_hits_kernel(
     q_ptr,
-    q_row,
-    q_word,
+    q_row: tl.int64,
+    q_word: tl.int64,
     d_ptr,
-    d_row,
-    d_word,
+    d_row: tl.int64,
+    d_word: tl.int64,
     limit_ptr,  # [Q] int32
     counts_ptr,  # [Q, splits, values] int32, zeros
-    q_count,
-    d_count,
-    split_rows,
+    q_count: tl.int64,
+    d_count: tl.int64,
+    split_rows: tl.int64,
     words,
     values,  # 8 * bytes + 1
     BQ: tl.constexpr,
@@ -75,20 +73,20 @@ def count_hits_kernel(
 @triton.jit
 def emit_kernel(
     q_ptr,
-    q_row,
-    q_word,
+    q_row: tl.int64,
+    q_word: tl.int64,
     d_ptr,
-    d_row,
-    d_word,
+    d_row: tl.int64,
+    d_word: tl.int64,
     near_ptr,  # [Q] int32: rows nearer than this are hits
     near_place_ptr,  # [Q, splits] int64: where each split's near hits go
     tie_place_ptr,  # [Q, splits] int64: where its rows at exactly this distance go
     tie_stop_ptr,  # [Q] int64: places from here on are not written
     indices_ptr,  # int64
     distances_ptr,  # int32
-    q_count,
-    d_count,
-    split_rows,
+    q_count: tl.int64,
+    d_count: tl.int64,
+    split_rows: tl.int64,
     words,
     BQ: tl.constexpr,
     BM: tl.constexpr,
@@ -126,6 +124,18 @@ def emit_kernel(
 
 
 # ------------------------------------------------------------------ launchers
+
+_TYPES = {**hamming.CODE_TYPES, "split_rows": "i64"}
+COUNT_HITS = Kernel(
+    count_hits_kernel, {**_TYPES, "limit_ptr": "*i32", "counts_ptr": "*i32"}, hamming.TILES,
+    hamming.tile_options, hamming.tile_constants,
+)  # fmt: skip
+EMIT = Kernel(
+    emit_kernel,
+    {**_TYPES, "near_ptr": "*i32", "distances_ptr": "*i32",
+     **dict.fromkeys(("near_place_ptr", "tie_place_ptr", "tie_stop_ptr", "indices_ptr"), "*i64")},
+    hamming.TILES, hamming.tile_options, hamming.tile_constants,
+)  # fmt: skip
 
 
 def search(
@@ -240,10 +250,10 @@ def count_hits(
     """How many rows of each split lie at each distance up to each query's limit; zeros beyond it."""
     shape = (queries.count, parts[0], queries.bits + 1)
     counts = torch.zeros(shape, dtype=torch.int32, device=limit.device)
-    count_hits_kernel[(blocks(queries.count, tile.queries), parts[0])](
-        queries.words, queries.row, queries.word, database.words, database.row, database.word, limit, counts,
-        queries.count, database.count, parts[1], queries.width, queries.bits + 1,
-        BQ=tile.queries, BM=tile.rows, UNROLL=queries.unroll, num_warps=tile.num_warps,
+    COUNT_HITS(
+        (blocks(queries.count, tile.queries), parts[0]), queries.words, queries.row, queries.word,
+        database.words, database.row, database.word, limit, counts, queries.count, database.count, parts[1],
+        queries.width, queries.bits + 1, BQ=tile.queries, UNROLL=queries.unroll,
     )  # fmt: skip
     return counts
 
@@ -257,10 +267,10 @@ def emit(
     parts: tuple[int, int],
 ) -> None:
     """Write hits to their places, those of a query and split in index order."""
-    emit_kernel[(blocks(queries.count, tile.queries), parts[0])](
-        queries.words, queries.row, queries.word, database.words, database.row, database.word, *places,
-        *found, queries.count, database.count, parts[1], queries.width,
-        BQ=tile.queries, BM=tile.rows, UNROLL=queries.unroll, num_warps=tile.num_warps,
+    EMIT(
+        (blocks(queries.count, tile.queries), parts[0]), queries.words, queries.row, queries.word,
+        database.words, database.row, database.word, *places, *found, queries.count, database.count, parts[1],
+        queries.width, BQ=tile.queries, UNROLL=queries.unroll,
     )  # fmt: skip
 
 
@@ -271,20 +281,3 @@ def _kth_distance(
     """The least distance up to which at least k rows lie."""
     reached = totals.cumsum(1) < k
     return reached.sum(1, dtype=torch.int32)
-
-
-# ------------------------------------------------------------------ what can be compiled
-
-
-def compilations() -> Iterator[Compilation]:
-    types = {**hamming.CODE_TYPES, "split_rows": "i32", "values": "i32"}
-    counting = types | {"limit_ptr": "*i32", "counts_ptr": "*i32"}
-    emitting = types | {
-        "near_ptr": "*i32", "near_place_ptr": "*i64", "tie_place_ptr": "*i64", "tie_stop_ptr": "*i64",
-        "indices_ptr": "*i64", "distances_ptr": "*i32",
-    }  # fmt: skip
-    for name, constants, options in hamming.tiles():
-        yield Compilation(
-            f"hamming_search.count_hits[{name}]", count_hits_kernel, counting, constants, options
-        )
-        yield Compilation(f"hamming_search.emit[{name}]", emit_kernel, emitting, constants, options)

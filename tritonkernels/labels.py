@@ -8,14 +8,13 @@ that many slots reads it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 
-from tritonkernels.launching import Compilation, blocks, on_device, padded, power_of_two
+from tritonkernels.launching import Kernel, always, blocks, choices, on_device, padded, power_of_two
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,13 @@ class GroupConfig:
 GROUP = GroupConfig()
 #: Slots a program.
 SLOTS = GroupConfig(block=256, num_warps=4)
+GROUPING = Kernel(
+    group_kernel,
+    {**dict.fromkeys(("ordered", "members", "starts"), "*i64"),
+     **dict.fromkeys(("padded_class", "packed_class", "places"), "*i32")},
+    [{}], always(num_warps=GROUP.num_warps), always(BLOCK=GROUP.block),
+    divisible=("padded_class", "packed_class"),
+)  # fmt: skip
 
 
 def single(
@@ -96,10 +102,7 @@ def single(
     places = torch.empty(count, dtype=torch.int32, device=y.device)
     starts = torch.empty(count + 2, dtype=torch.int64, device=y.device)
     with on_device(y):
-        group_kernel[(1,)](
-            ordered, members, padded_class, packed_class, places, starts, count, wide,
-            BLOCK=GROUP.block, num_warps=GROUP.num_warps,
-        )  # fmt: skip
+        GROUPING((1,), ordered, members, padded_class, packed_class, places, starts, count, wide)
     column_class = anchor_class = padded_class[:count]
     if x is not y and count:
         place = torch.searchsorted(ordered, x).clamp(max=count - 1)
@@ -170,9 +173,9 @@ def multi_pairs_kernel(
     anchors,
     columns,
     words,
-    slots,
-    OWN: tl.constexpr,
-    COMBINATIONS: tl.constexpr,
+    slots: tl.int64,
+    own,  # 1 in self-mining
+    combinations,  # 1: only positives behind their anchor
     LIST: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -186,10 +189,8 @@ def multi_pairs_kernel(
     for first in range(0, columns, COLUMNS):
         j = (first + tl.arange(0, COLUMNS)).to(tl.int64)
         positive = shared(anchor_bits, column_bits, i, j, live, j < columns, words)
-        if OWN:
-            positive = positive & (i[:, None] != j[None, :])
-        if COMBINATIONS:
-            positive = positive & (i[:, None] < j[None, :])
+        positive = positive & (tl.where(own != 0, i, -1)[:, None] != j[None, :])
+        positive = positive & (tl.where(combinations != 0, i, -1)[:, None] < j[None, :])
         one = tl.where(positive, 1, 0).to(tl.int64)
         if LIST:
             slot = found[:, None] + tl.cumsum(one, axis=1) - one
@@ -209,6 +210,11 @@ class PairsConfig:
 
 
 PAIRS = PairsConfig()
+_BITS = ("anchor_bits", "column_bits", "counts", "offsets", "positives")
+MULTI_PAIRS = Kernel(
+    multi_pairs_kernel, {**dict.fromkeys(_BITS, "*i64"), "slots": "i64"}, choices(LIST=(False, True)),
+    always(num_warps=PAIRS.num_warps), always(ROWS=PAIRS.rows, COLUMNS=PAIRS.columns),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -231,8 +237,8 @@ def offsets_kernel(
     places,  # [M] int32, read for combinations alone
     offsets,  # [N + 1] int64
     anchors,
-    OWN: tl.constexpr,
-    COMBINATIONS: tl.constexpr,
+    own,  # 1 in self-mining
+    combinations,  # 1: only positives behind their anchor
     BLOCK: tl.constexpr,
 ):
     """Where each anchor's pairs start, in one program: sums over the sizes of the classes."""
@@ -245,10 +251,9 @@ def offsets_kernel(
         live = number >= 0
         begin = tl.load(starts + number, mask=live, other=0)
         count = tl.load(starts + number + 1, mask=live, other=0) - begin
-        if COMBINATIONS:
-            count -= 1 + tl.load(places + i, mask=live, other=0) - begin
-        elif OWN:
-            count -= 1
+        count -= own
+        if combinations != 0:
+            count -= tl.load(places + i, mask=live, other=0) - begin
         count = tl.where(live, count, 0)
         tl.store(offsets + 1 + i, pairs + tl.cumsum(count, axis=0), mask=i < anchors)
         pairs += tl.sum(count, axis=0)
@@ -265,10 +270,10 @@ def pairs_kernel(
     positives,  # [slots] int64
     anchors,
     columns,
-    slots,
+    slots: tl.int64,
     steps,  # a power of two from N + 1 on
-    OWN: tl.constexpr,
-    COMBINATIONS: tl.constexpr,
+    own,  # 1 in self-mining
+    combinations,  # 1: only positives behind their anchor
     BLOCK: tl.constexpr,
 ):
     """The pair of each slot: its anchor by binary search, its positive by its place in the class."""
@@ -284,15 +289,23 @@ def pairs_kernel(
     i = tl.minimum(i, anchors - 1)
     begin = tl.load(starts + tl.maximum(tl.load(anchor_class + i), 0))
     place = pair - tl.load(offsets + i)
-    if OWN:
+    if own != 0:
         rank = tl.load(places + i) - begin
-        if COMBINATIONS:
-            place += 1 + rank
-        else:
-            place += (place >= rank).to(tl.int64)
+        place += tl.where(combinations != 0, 1 + rank, (place >= rank).to(tl.int64))
     positive = tl.load(members + tl.minimum(begin + place, columns - 1))
     tl.store(pair_anchors + slot, i, mask=slot < slots)
     tl.store(positives + slot, positive, mask=slot < slots)
+
+
+_PAIR_TYPES = dict.fromkeys(("starts", "members", "offsets", "pair_anchors", "positives"), "*i64")
+_PAIR_TYPES |= {**dict.fromkeys(("anchor_class", "places"), "*i32"), "slots": "i64"}
+OFFSETS = Kernel(
+    offsets_kernel, {name: _PAIR_TYPES[name] for name in ("anchor_class", "starts", "places", "offsets")},
+    [{}], always(num_warps=GROUP.num_warps), always(BLOCK=GROUP.block),
+)  # fmt: skip
+PAIRING = Kernel(
+    pairs_kernel, _PAIR_TYPES, [{}], always(num_warps=SLOTS.num_warps), always(BLOCK=SLOTS.block)
+)  # fmt: skip
 
 
 def pair_offsets(labels: Labels, anchors: int, columns: int, combinations: bool) -> torch.Tensor:  # [N + 1]
@@ -305,9 +318,9 @@ def pair_offsets(labels: Labels, anchors: int, columns: int, combinations: bool)
         return offsets
     offsets = torch.empty(anchors + 1, dtype=torch.int64, device=labels.starts.device)
     with on_device(offsets):
-        offsets_kernel[(1,)](
-            labels.anchor_class, labels.starts, labels.places, offsets, anchors, OWN=labels.own,
-            COMBINATIONS=combinations, BLOCK=GROUP.block, num_warps=GROUP.num_warps,
+        OFFSETS(
+            (1,), labels.anchor_class, labels.starts, labels.places, offsets, anchors, int(labels.own),
+            int(combinations),
         )  # fmt: skip
     return offsets
 
@@ -326,10 +339,10 @@ def list_pairs(labels: Labels, offsets: torch.Tensor, slots: int, columns: int, 
         return Pairs(offsets, anchor, positives)
     found = torch.empty(2, slots, dtype=torch.int64, device=device)
     with on_device(found):
-        pairs_kernel[(blocks(slots, SLOTS.block),)](
-            labels.anchor_class, labels.starts, labels.members, labels.places, offsets, found[0], found[1],
-            anchors, columns, slots, power_of_two(anchors + 1), OWN=labels.own, COMBINATIONS=combinations,
-            BLOCK=SLOTS.block, num_warps=SLOTS.num_warps,
+        PAIRING(
+            (blocks(slots, SLOTS.block),), labels.anchor_class, labels.starts, labels.members, labels.places,
+            offsets, found[0], found[1], anchors, columns, slots, power_of_two(anchors + 1), int(labels.own),
+            int(combinations),
         )  # fmt: skip
     return Pairs(offsets, found[0], found[1])
 
@@ -348,40 +361,9 @@ def _multi_pairs(
     if anchors == 0:
         return
     with on_device(unread):
-        multi_pairs_kernel[(blocks(anchors, PAIRS.rows),)](
-            labels.anchor_bits, labels.column_bits, unread if counts is None else counts,
-            unread if offsets is None else offsets, unread if positives is None else positives,
-            anchors, columns, labels.words, 0 if positives is None else len(positives),
-            OWN=labels.own, COMBINATIONS=combinations, LIST=listing,
-            ROWS=PAIRS.rows, COLUMNS=PAIRS.columns, num_warps=PAIRS.num_warps,
+        MULTI_PAIRS(
+            (blocks(anchors, PAIRS.rows),), labels.anchor_bits, labels.column_bits,
+            unread if counts is None else counts, unread if offsets is None else offsets,
+            unread if positives is None else positives, anchors, columns, labels.words,
+            0 if positives is None else len(positives), int(labels.own), int(combinations), LIST=listing,
         )  # fmt: skip
-
-
-def compilations() -> Iterator[Compilation]:
-    yield Compilation(
-        "labels.group", group_kernel,
-        {**dict.fromkeys(("ordered", "members", "starts"), "*i64"),
-         **dict.fromkeys(("padded_class", "packed_class", "places"), "*i32"),
-         **dict.fromkeys(("count", "padded_count"), "i32")},
-        {"BLOCK": GROUP.block}, {"num_warps": GROUP.num_warps}, ("padded_count",),
-    )  # fmt: skip
-    longs = dict.fromkeys(("starts", "members", "offsets", "pair_anchors", "positives"), "*i64")
-    types = {**longs, **dict.fromkeys(("anchor_class", "places"), "*i32"),
-             **dict.fromkeys(("anchors", "columns", "slots", "steps"), "i32")}  # fmt: skip
-    for own, combinations in ((True, False), (True, True), (False, False)):
-        for name, kernel, config in (("offsets", offsets_kernel, GROUP), ("pairs", pairs_kernel, SLOTS)):
-            yield Compilation(
-                f"labels.{name}[own={own},combinations={combinations}]", kernel, types,
-                {"OWN": own, "COMBINATIONS": combinations, "BLOCK": config.block},
-                {"num_warps": config.num_warps},
-            )  # fmt: skip
-        for listing in (False, True):
-            yield Compilation(
-                f"labels.multi_pairs[own={own},combinations={combinations},list={listing}]",
-                multi_pairs_kernel,
-                {**dict.fromkeys(("anchor_bits", "column_bits", "counts", "offsets", "positives"), "*i64"),
-                 **dict.fromkeys(("anchors", "columns", "words", "slots"), "i32")},
-                {"OWN": own, "COMBINATIONS": combinations, "LIST": listing,
-                 "ROWS": PAIRS.rows, "COLUMNS": PAIRS.columns},
-                {"num_warps": PAIRS.num_warps},
-            )  # fmt: skip

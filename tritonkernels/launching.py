@@ -1,14 +1,16 @@
-"""What all launchers share: the device of a launch, scalars on it, and what a kernel can be compiled for."""
+"""What all launchers share: the device of a launch, scalars on it, and the forms of every kernel."""
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import triton
 from triton.runtime.interpreter import InterpretedFunction
 
 #: Options of every kernel that computes canonical float64 values: Triton's default would fuse a
@@ -19,8 +21,18 @@ CANONICAL = {"enable_fp_fusion": False}
 KINDS = ("bf16", "fp32", "fp64")
 
 #: Options of kernels that NVIDIA's compiler would otherwise let spill a register or two so that more programs
-#: fit a multiprocessor. AMD's has no such option.
-ALL_REGISTERS = {"maxnreg": 255} if torch.version.hip is None else {}
+#: fit a multiprocessor. AMD's has no such option: `Kernel` leaves it out there.
+ALL_REGISTERS = {"maxnreg": 255}
+
+HIP = torch.version.hip is not None
+BACKENDS = ("cuda", "hip")
+
+DTYPES = {"*fp16": torch.float16, "*bf16": torch.bfloat16, "*fp32": torch.float32, "*fp64": torch.float64,
+          "*i32": torch.int32, "*i64": torch.int64}  # fmt: skip
+KIND_OF = {dtype: kind[1:] for kind, dtype in DTYPES.items()}
+
+#: Every kernel whose module has been imported.
+KERNELS: list[Kernel] = []
 
 #: Rows of packed operands are padded to a multiple of this, so that tiles load without masks.
 ROW_PADDING = 128
@@ -70,46 +82,144 @@ def power_of_two(count: int) -> int:
     return 1 << max(0, count - 1).bit_length()
 
 
+def always(**values: Any) -> Callable[..., dict[str, Any]]:
+    """The same options or constants for every form."""
+    return lambda *_, **__: values
+
+
+def choices(**values: Iterable[Any]) -> list[dict[str, Any]]:
+    """Every combination of the values, by name."""
+    return [dict(zip(values, one, strict=True)) for one in itertools.product(*values.values())]
+
+
 @dataclass(frozen=True)
 class Compilation:
-    """A kernel with one choice of types and constants: what `triton.compile` needs to build it."""
+    """A kernel in one of its forms, for one maker's GPUs: what `triton.compile` needs to build it."""
 
-    name: str
-    kernel: Any
-    signature: Mapping[str, str]  # argument -> "*fp32", "i32", ...; constants may be left out
+    name: str  # "<module>.<kernel>[<what was chosen>]"
+    function: Any
+    types: Mapping[str, str]  # argument -> "*fp32", "i32", ... or "constexpr", in the arguments' order
     constants: Mapping[str, Any]
-    options: Mapping[str, Any] = field(default_factory=dict)  # num_warps, num_stages, enable_fp_fusion
-    multiples: tuple[str, ...] = ()  # numbers that are always multiples of 16, which a launch finds out
-    backends: tuple[str, ...] = ("cuda", "hip")  # on which a launcher may choose it
+    options: Mapping[str, Any]  # num_warps, num_stages, enable_fp_fusion, maxnreg
+    divisible: tuple[str, ...]  # arguments that are multiples of 16
+    backend: str
 
     @property
     def canonical(self) -> bool:
         """Whether it computes canonical values: its code must not hold a fused float64 multiply-add."""
         return self.options.get("enable_fp_fusion") is False
 
-    def types(self) -> dict[str, str]:
-        """The whole signature, constants as "constexpr", in the order of the arguments."""
-        return {
-            name: "constexpr" if name in self.constants else self.signature[name]
-            for name in self.kernel.arg_names
-        }
-
     def source(self) -> Any:
-        """What `triton.compile` takes: pointers to whole tensors are aligned to 16 bytes, as torch's are."""
+        """What `triton.compile` takes, and what a launch makes of the same arguments."""
         from triton.compiler import ASTSource
 
-        aligned = [
-            place
-            for place, (name, kind) in enumerate(self.types().items())
-            if kind.startswith("*") or name in self.multiples
+        places = [place for place, name in enumerate(self.types) if name in self.divisible]
+        attributes = {(place,): [["tt.divisibility", 16]] for place in places}
+        return ASTSource(self.function, dict(self.types), constexprs=dict(self.constants), attrs=attributes)
+
+
+class Kernel:
+    """A kernel with all the forms in which it may be launched, and the one way to launch it.
+
+    A launcher passes the runtime arguments in order, and the constants that are a choice by name; types that
+    are a choice are those of the tensors. Whatever else a form holds (tile, warps) follows from its choices.
+    What is no form is refused, so the forms, which the tests compile for every target, are all that can run.
+    Triton would compile variants of its own for a number that is 1, a multiple of 16 or wider than 32 bits,
+    and for aligned pointers. It is told not to: numbers are of one type, and only of `divisible` arguments is
+    it known that they are multiples of 16, which every launch checks.
+    """
+
+    def __init__(
+        self,
+        function: Any,
+        types: Mapping[str, str],  # pointers: "*fp32", or "*kind" where `kind` is a choice; numbers: "i64"
+        forms: Iterable[Mapping[str, Any]],  # `choices`: constants in capitals, types in small letters
+        options: Callable[..., Mapping[str, Any]],  # (hip, **choice)
+        constants: Callable[..., Mapping[str, Any]] = dict,  # (**choice): all but the choices themselves
+        divisible: tuple[str, ...] = (),
+        backends: Callable[..., tuple[str, ...]] = lambda **choice: BACKENDS,  # where it may be chosen
+    ) -> None:
+        self.function, self.divisible, self.backends = function, divisible, backends
+        self.forms = [dict(form) for form in forms]
+        module = function.fn.__module__.rpartition(".")[2]
+        self.name = f"{module}.{function.__name__.removesuffix('_kernel')}"
+        self._constants, self._options = constants, options
+        self._kinds = [name for name in self.forms[0] if name.islower()]
+        self._flags = [name for name in self.forms[0] if not name.islower()]
+        fixed = self.constants(self.forms[0])
+        self.arguments = [name for name in function.arg_names if name not in fixed]
+        assert types.keys() | set(divisible) <= set(self.arguments), self.name
+        self.types = {name: types.get(name, "i32") for name in self.arguments}
+        if not is_interpreted(function):
+            plain = [name for name in self.arguments if name not in divisible]
+            self.function = triton.jit(function.fn, do_not_specialize=plain)
+        kinds = list(self.types.values())
+        self._places = [kinds.index(f"*{name}") for name in self._kinds]
+        self._ready = {
+            tuple(form[name] for name in (*self._kinds, *self._flags)): (
+                {**self.constants(form), **self.options(form, HIP)}, self._checks(form),
+            )
+            for form in self.forms
+            if ("hip" if HIP else "cuda") in backends(**form)
+        }  # fmt: skip
+        KERNELS.append(self)
+
+    def constants(self, form: Mapping[str, Any]) -> dict[str, Any]:
+        return {**{name: form[name] for name in self._flags}, **self._constants(**form)}
+
+    def options(self, form: Mapping[str, Any], hip: bool) -> dict[str, Any]:
+        return {k: v for k, v in self._options(hip, **form).items() if not hip or k != "maxnreg"}
+
+    def type_of(self, argument: str, form: Mapping[str, Any]) -> str:
+        kind = self.types[argument]
+        return f"*{form[kind[1:]]}" if kind[1:] in self._kinds else kind
+
+    def _checks(self, form: Mapping[str, Any]) -> list[tuple[str, torch.dtype | None, int, bool]]:
+        """(argument, type of the tensor, number from which on it is too large, whether it is divisible)."""
+        found = [(name, self.type_of(name, form)) for name in self.arguments]
+        return [
+            (name, DTYPES.get(kind), 1 << (63 if kind == "i64" else 31), name in self.divisible)
+            for name, kind in found
         ]
-        attributes = {(place,): [["tt.divisibility", 16]] for place in aligned}
-        return ASTSource(self.kernel, self.types(), constexprs=dict(self.constants), attrs=attributes)
 
+    def __call__(self, grid: tuple[int, ...], *arguments: Any, **choice: Any) -> None:
+        kinds = [KIND_OF[arguments[place].dtype] for place in self._places]
+        ready = None
+        if len(choice) == len(self._flags):
+            ready = self._ready.get((*kinds, *(choice.get(name) for name in self._flags)))
+        if ready is None:
+            raise AssertionError(f"{self.name} has no form for {kinds} and {choice}")
+        for (name, dtype, limit, divisible), argument in zip(ready[1], arguments, strict=True):
+            if dtype is None:
+                if not -limit <= argument < limit:
+                    raise ValueError(f"{self.name}: {name}: expected less than {limit}, got {argument}")
+                fine = not divisible or argument % 16 == 0
+            else:
+                fine = argument.dtype is dtype and not (
+                    divisible and argument.storage_offset() * dtype.itemsize % 16
+                )
+            if not fine:
+                raise AssertionError(f"{self.name}: {name} is not as declared: {argument}")
+        if HIP:  # where tensors below 2 GB have variants too, but not those whose size cannot be seen
+            arguments = tuple(
+                triton.reinterpret(value, value.dtype) if isinstance(value, torch.Tensor) else value
+                for value in arguments
+            )
+        self.function[grid](*arguments, **ready[0])
 
-def all_compilations(parts: Iterable[Iterable[Compilation]]) -> list[Compilation]:
-    """The parts in one list; two of one name would hide each other in a report."""
-    found = [compilation for part in parts for compilation in part]
-    names = [compilation.name for compilation in found]
-    assert len(names) == len(set(names)), "each compilation has its own name"
-    return found
+    def compilations(self) -> Iterator[Compilation]:
+        """All forms, for each maker's GPUs where they may be launched."""
+        for form in self.forms:
+            constants = self.constants(form)
+            types = {
+                name: "constexpr" if name in constants else self.type_of(name, form)
+                for name in self.function.arg_names
+            }
+            chosen = ",".join(
+                str(value) if name.islower() else f"{name.lower()}={value}" for name, value in form.items()
+            )
+            for backend in self.backends(**form):
+                yield Compilation(
+                    f"{self.name}[{chosen}]", self.function, types, constants,
+                    self.options(form, backend == "hip"), self.divisible, backend,
+                )  # fmt: skip

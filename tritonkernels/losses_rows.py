@@ -14,7 +14,6 @@ A batch that is not finite has scale 0 and gradients 0. Limits: N, M < 2^31.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,11 +21,32 @@ import triton
 import triton.language as tl
 
 from tritonkernels.canonical import to_float64
-from tritonkernels.launching import Compilation, blocks, float64_on, on_device
+from tritonkernels.launching import Kernel, always, blocks, choices, float64_on, on_device
 from tritonkernels.pairwise import WIDE_KINDS
 
 MEAN, SUM, MEAN_NONZERO, HINGE_OF_SUMS = (tl.constexpr(place) for place in range(4))
 REDUCTIONS = ("mean", "sum", "mean-nonzero", "hinge-of-sums")
+
+SQEUCLIDEAN, EUCLIDEAN, COSINE = (tl.constexpr(place) for place in range(3))
+METRICS = ("sqeuclidean", "euclidean", "cosine")
+INFINITY = tl.constexpr(float("inf"))
+
+#: What the distances of a tile may take, with what sorting them needs, unless one anchor takes more.
+TILE_BYTES = 32 << 20
+
+#: Of a batch's labels, for the kernels that ask for an anchor's positives and negatives.
+LABEL_TYPES = {**dict.fromkeys(("anchor_class", "column_class"), "*i32"),
+               **dict.fromkeys(("anchor_bits", "column_bits"), "*i64")}  # fmt: skip
+#: What those kernels make of every anchor.
+PART_TYPES = {"sums": "*fp64", "terms": "*i64", "above": "*i64"}
+
+
+@dataclass(frozen=True)
+class WeighConfig:
+    """Columns a step of a program, which has an anchor."""
+
+    columns: int = 256
+    num_warps: int = 4
 
 
 @dataclass(frozen=True)
@@ -56,7 +76,9 @@ class FinishConfig:
     num_warps: int = 4
 
 
-TOTAL, COLLECT, FINISH = TotalConfig(), CollectConfig(), FinishConfig()
+WEIGH, TOTAL, COLLECT, FINISH = WeighConfig(), TotalConfig(), CollectConfig(), FinishConfig()
+_DOUBLES = dict.fromkeys(("weights", "sums", "weight_sums", "norms"), "*fp64")
+_FORMS = choices(kind=WIDE_KINDS, COSINE=(False, True))
 
 
 # ------------------------------------------------------------------ the loss
@@ -72,7 +94,7 @@ def total_kernel(
     loss,  # [1] of the rows' type
     scale,  # [1] float64: what the terms' gradients are multiplied by
     count,
-    REDUCTION: tl.constexpr,
+    reduction,  # of REDUCTIONS
     BLOCK: tl.constexpr,
 ):
     sum_lanes = tl.full([BLOCK], 0.0, tl.float64)
@@ -88,16 +110,23 @@ def total_kernel(
     total = tl.sum(sum_lanes, axis=0, keep_dims=True)
     number = tl.sum(term_lanes, axis=0, keep_dims=True)
     factor = tl.where(number > 0, 1.0, 0.0).to(tl.float64)
-    if REDUCTION == MEAN:
-        factor = factor / tl.maximum(number, 1).to(tl.float64)
-    if REDUCTION == MEAN_NONZERO:
-        factor = factor / tl.maximum(tl.sum(above_lanes, axis=0, keep_dims=True), 1).to(tl.float64)
-    if REDUCTION == HINGE_OF_SUMS:
+    parts = tl.where(reduction == MEAN, number, tl.sum(above_lanes, axis=0, keep_dims=True))
+    parts = tl.where((reduction == MEAN) | (reduction == MEAN_NONZERO), parts, 1)
+    factor = factor / tl.maximum(parts, 1).to(tl.float64)
+    if reduction == HINGE_OF_SUMS:
         total += tl.load(margin_at + one)
         factor = tl.where(total > 0, factor, 0.0)
     fine = (tl.load(usable + one) != 0) & (factor > 0)
     tl.store(loss + one, tl.where(fine, total * factor, 0.0).to(loss.dtype.element_ty))
     tl.store(scale + one, tl.where(fine, factor, 0.0))
+
+
+TOTAL_KERNEL = Kernel(
+    total_kernel,
+    {"loss": "*kind", **dict.fromkeys(("sums", "margin_at", "scale"), "*fp64"), "terms": "*i64",
+     "above": "*i64", "usable": "*i32"},
+    choices(kind=WIDE_KINDS), always(num_warps=TOTAL.num_warps), always(BLOCK=TOTAL.block),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -121,10 +150,9 @@ def total(
     loss = torch.empty(1, dtype=dtype, device=device)
     scale = torch.empty(1, dtype=torch.float64, device=device)
     with on_device(loss):
-        total_kernel[(1,)](
-            sums.sums, sums.terms, sums.above, usable, float64_on(device, margin), loss, scale,
-            len(sums.sums), REDUCTION=REDUCTIONS.index(reduction), BLOCK=TOTAL.block,
-            num_warps=TOTAL.num_warps,
+        TOTAL_KERNEL(
+            (1,), sums.sums, sums.terms, sums.above, usable, float64_on(device, margin), loss, scale,
+            len(sums.sums), REDUCTIONS.index(reduction),
         )  # fmt: skip
     return loss.reshape(()), scale
 
@@ -135,6 +163,35 @@ def finite(x: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:  # [1] int3
     if y is not None:
         usable = usable & torch.isfinite(y).all()
     return usable.reshape(1).int()
+
+
+# ------------------------------------------------------------------ an anchor's columns
+
+
+@triton.jit
+def sides(
+    anchor_class, column_class, anchor_bits, column_bits, i, j, live, words, own, MULTI: tl.constexpr,
+):  # fmt: skip
+    """(positive, negative) of an anchor's columns, [C] bool each."""
+    if MULTI:
+        common = tl.full([j.shape[0]], 0, tl.int64)
+        for word in range(words):
+            bits = tl.load(column_bits + j * words + word, mask=live, other=0)
+            common |= bits & tl.load(anchor_bits + i * words + word)
+        same = common != 0
+    else:
+        same = tl.load(column_class + j, mask=live, other=-2) == tl.load(anchor_class + i)
+    live = live & (j != tl.where(own != 0, i, -1))
+    return live & same, live & ~same
+
+
+@triton.jit
+def slope_of(d, metric):
+    """What derivatives by d are multiplied by: dd/dx = slope (x - y), of unit rows -y."""
+    slope = tl.full([d.shape[0]], 1.0, tl.float64) + tl.where(metric == SQEUCLIDEAN, 1.0, 0.0)
+    if metric == EUCLIDEAN:
+        slope = tl.where(d > 0, 1.0 / tl.where(d > 0, d, 1.0), 0.0)
+    return slope
 
 
 # ------------------------------------------------------------------ rows under weights
@@ -245,6 +302,20 @@ def finish_kernel(
         tl.store(gradient + at, found.to(gradient.dtype.element_ty), mask=mask)
 
 
+COLLECTING = Kernel(
+    collect_kernel, {"rows": "*kind", "center": "*kind", **_DOUBLES},
+    [{**form, "BY_COLUMN": by_column} for form in _FORMS for by_column in (False, True)],
+    always(num_warps=COLLECT.num_warps),
+    always(OWNERS=COLLECT.owners, DEPTH=COLLECT.depth, STEP=COLLECT.step),
+)  # fmt: skip
+FINISHING = Kernel(
+    finish_kernel,
+    {**dict.fromkeys(("rows", "center", "gradient"), "*kind"), "scale": "*fp64",
+     **{name: kind for name, kind in _DOUBLES.items() if name != "weights"}},
+    _FORMS, always(num_warps=FINISH.num_warps), always(ROWS=FINISH.rows, DEPTH=FINISH.depth),
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Collected:
     """Rows of one side with what is summed for each of them."""
@@ -265,9 +336,9 @@ class Collected:
     def gradient(self, scale: torch.Tensor) -> torch.Tensor:  # [N, D] of the rows' type
         out = torch.empty_like(self.rows)
         with on_device(out):
-            finish_kernel[(blocks(len(out), FINISH.rows),)](
-                self.rows, self.norms, self.center, self.sums, self.weights, scale, out, *out.shape,
-                COSINE=self.cosine, ROWS=FINISH.rows, DEPTH=FINISH.depth, num_warps=FINISH.num_warps,
+            FINISHING(
+                (blocks(len(out), FINISH.rows),), self.rows, self.norms, self.center, self.sums, self.weights,
+                scale, out, *out.shape, COSINE=self.cosine,
             )  # fmt: skip
         return out
 
@@ -283,35 +354,8 @@ def collect(
     dims = anchors.rows.shape[1]
     for by_column, owners, others, number in ((False, anchors, columns, count), (True, columns, anchors, m)):
         with on_device(weights):
-            collect_kernel[(blocks(number, COLLECT.owners), blocks(dims, COLLECT.depth))](
-                weights, others.rows, others.norms, others.center, owners.sums, owners.weights, first, count,
-                m, dims, BY_COLUMN=by_column, COSINE=owners.cosine, OWNERS=COLLECT.owners,
-                DEPTH=COLLECT.depth, STEP=COLLECT.step, num_warps=COLLECT.num_warps,
-            )  # fmt: skip
-
-
-def compilations() -> Iterator[Compilation]:
-    doubles = dict.fromkeys(("sums", "margin_at", "scale", "weights", "norms", "weight_sums"), "*fp64")
-    numbers = dict.fromkeys(("count", "first", "anchors", "columns", "dims"), "i32")
-    for kind in WIDE_KINDS:
-        rows = {**dict.fromkeys(("rows", "center", "gradient", "loss"), f"*{kind}"), **doubles, **numbers}
-        for place, reduction in enumerate(REDUCTIONS if kind == "fp32" else REDUCTIONS[:1]):
-            yield Compilation(
-                f"losses_rows.total[{kind},{reduction}]", total_kernel,
-                {**rows, "terms": "*i64", "above": "*i64", "usable": "*i32"},
-                {"REDUCTION": place, "BLOCK": TOTAL.block}, {"num_warps": TOTAL.num_warps},
-            )  # fmt: skip
-        for cosine in (False, True):
-            for by_column in (False, True):
-                yield Compilation(
-                    f"losses_rows.collect[{kind},cosine={cosine},by_column={by_column}]", collect_kernel,
-                    rows,
-                    {"BY_COLUMN": by_column, "COSINE": cosine, "OWNERS": COLLECT.owners,
-                     "DEPTH": COLLECT.depth, "STEP": COLLECT.step},
-                    {"num_warps": COLLECT.num_warps},
-                )  # fmt: skip
-            yield Compilation(
-                f"losses_rows.finish[{kind},cosine={cosine}]", finish_kernel, rows,
-                {"COSINE": cosine, "ROWS": FINISH.rows, "DEPTH": FINISH.depth},
-                {"num_warps": FINISH.num_warps},
+            COLLECTING(
+                (blocks(number, COLLECT.owners), blocks(dims, COLLECT.depth)), weights, others.rows,
+                others.norms, others.center, owners.sums, owners.weights, first, count, m, dims,
+                BY_COLUMN=by_column, COSINE=owners.cosine,
             )  # fmt: skip

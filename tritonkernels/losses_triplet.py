@@ -16,8 +16,8 @@ Source: FaceNet; JTANet eq. 4-7; deep triplet supervised hashing (soft). As csrc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -25,8 +25,18 @@ import triton.language as tl
 
 from tritonkernels import losses_rows
 from tritonkernels.canonical import metric_norms, pair_sums, to_float64
-from tritonkernels.launching import ALL_REGISTERS, CANONICAL, Compilation, blocks, float64_on, on_device
+from tritonkernels.launching import (
+    ALL_REGISTERS,
+    CANONICAL,
+    Kernel,
+    always,
+    blocks,
+    choices,
+    float64_on,
+    on_device,
+)
 from tritonkernels.losses_rows import Sums
+from tritonkernels.pairwise import WIDE_KINDS
 
 SQEUCLIDEAN, EUCLIDEAN, COSINE, PRODUCT = (tl.constexpr(place) for place in range(4))
 COMPARISONS = ("sqeuclidean", "euclidean", "cosine", "product")
@@ -95,11 +105,11 @@ def terms_kernel(
     above,  # [B] int64
     rows,
     columns,
-    count,
+    count: tl.int64,
     dims,
+    literal,  # 1: the terms are differences of distances, and one hinge follows over all
     COMPARISON: tl.constexpr,
     SOFT: tl.constexpr,
-    LITERAL: tl.constexpr,  # the terms are differences of distances: one hinge follows over all
     TRIPLETS: tl.constexpr,
 ):
     t = tl.program_id(0).to(tl.int64) * TRIPLETS + tl.arange(0, TRIPLETS)
@@ -110,7 +120,7 @@ def terms_kernel(
     dp, p_slope = _distance(x, y, x_norms, y_norms, a, p, live, dims, COMPARISON)
     dn, n_slope = _distance(x, y, x_norms, y_norms, a, n, live, dims, COMPARISON)
     term, slope = dp - dn, tl.full([TRIPLETS], 1.0, tl.float64)
-    if not LITERAL:
+    if literal == 0:
         s = term + tl.load(margin_at)
         if SOFT:
             e = tl.exp(-tl.abs(s))
@@ -176,8 +186,8 @@ def pull_kernel(
     scale,  # [1] float64, 0 where nothing is to be learned
     gradient,  # [N, D] of the rows' type
     dims,
-    AS_ANCHOR: tl.constexpr,
-    AS_OTHER: tl.constexpr,  # as positive and as negative
+    as_anchor,  # 1: what the rows get as anchors
+    as_other,  # 1: what they get as positives and as negatives
     COMPARISON: tl.constexpr,
     ENTRIES: tl.constexpr,
     DEPTH: tl.constexpr,
@@ -188,13 +198,13 @@ def pull_kernel(
     own = to_float64(tl.load(rows + i * dims + k, mask=inside, other=0.0))
     total = tl.full([DEPTH], 0.0, tl.float64)
     along = tl.full([ENTRIES], 0.0, tl.float64)
-    if AS_ANCHOR:
+    if as_anchor != 0:
         first, last = tl.load(anchor_starts + i), tl.load(anchor_starts + i + 1)
         total, along = _pull(total, along, own, others, positives, by_anchor, near, near_turns, first, last,
                              k, inside, dims, COMPARISON, ENTRIES)  # fmt: skip
         total, along = _pull(total, along, own, others, negatives, by_anchor, far, far_turns, first, last,
                              k, inside, dims, COMPARISON, ENTRIES)  # fmt: skip
-    if AS_OTHER:
+    if as_other != 0:
         first, last = tl.load(positive_starts + i), tl.load(positive_starts + i + 1)
         total, along = _pull(total, along, own, others, anchors, by_positive, near, near_turns, first, last,
                              k, inside, dims, COMPARISON, ENTRIES)  # fmt: skip
@@ -211,6 +221,31 @@ def pull_kernel(
 
 
 # ------------------------------------------------------------------ launchers
+
+_INDICES = dict.fromkeys(("anchors", "positives", "negatives"), "*i64")
+_WEIGHTS = dict.fromkeys(("near", "far", "near_turns", "far_turns"), "*fp64")
+
+
+def _options(hip: bool, SOFT: bool, **_: Any) -> dict[str, Any]:
+    """Exponentials and logarithms are made of fused multiply-adds."""
+    return {"num_warps": TERMS.num_warps, **ALL_REGISTERS, **({} if SOFT else CANONICAL)}
+
+
+TERMS_KERNEL = Kernel(
+    terms_kernel,
+    {"x": "*kind", "y": "*kind", **_INDICES, **_WEIGHTS, "terms": "*i64", "above": "*i64", "count": "i64",
+     **dict.fromkeys(("x_norms", "y_norms", "margin_at", "sums"), "*fp64")},
+    choices(kind=WIDE_KINDS, COMPARISON=range(len(COMPARISONS)), SOFT=(False, True)), _options,
+    always(TRIPLETS=TERMS.triplets),
+)  # fmt: skip
+_ORDERS = ("by_anchor", "by_positive", "by_negative", "anchor_starts", "positive_starts", "negative_starts")
+PULL_KERNEL = Kernel(
+    pull_kernel,
+    {**dict.fromkeys(("rows", "others", "gradient"), "*kind"), **_INDICES, **_WEIGHTS,
+     **dict.fromkeys(_ORDERS, "*i64"), "norms": "*fp64", "scale": "*fp64"},
+    choices(kind=WIDE_KINDS, COMPARISON=range(len(COMPARISONS))),
+    always(num_warps=PULL.num_warps, **ALL_REGISTERS), always(ENTRIES=PULL.entries, DEPTH=PULL.depth),
+)  # fmt: skip
 
 
 def triplet_loss(
@@ -239,11 +274,10 @@ def triplet_loss(
     near, far, near_turns, far_turns = (weights[part % len(weights)] for part in range(4))
     parts = Sums.empty(blocks(count, TERMS.triplets), x.device)
     with on_device(x):
-        terms_kernel[(len(parts.sums),)](
-            x, y, *norms, *triplets, float64_on(x.device, margin), near, far, near_turns, far_turns,
-            parts.sums, parts.terms, parts.above, len(x), len(y), count, dims,
-            COMPARISON=COMPARISONS.index(comparison), SOFT=soft, LITERAL=literal, TRIPLETS=TERMS.triplets,
-            num_warps=TERMS.num_warps, **_options(soft),
+        TERMS_KERNEL(
+            (len(parts.sums),), x, y, *norms, *triplets, float64_on(x.device, margin), near, far, near_turns,
+            far_turns, parts.sums, parts.terms, parts.above, len(x), len(y), count, dims, int(literal),
+            COMPARISON=COMPARISONS.index(comparison), SOFT=soft,
         )  # fmt: skip
     usable = losses_rows.finite(x, None if own else y)
     loss, scale = losses_rows.total(parts, usable, margin, reduction, x.dtype)
@@ -286,50 +320,9 @@ class _Pull:
             orders.append(order)
             starts.append(torch.searchsorted(ordered, torch.arange(len(rows) + 1, device=rows.device)))
         with on_device(rows):
-            pull_kernel[(len(rows), blocks(rows.shape[1], PULL.depth))](
-                rows, others, norms, *self.triplets, *self.weights, *orders, *starts, self.scale, out,
-                rows.shape[1], AS_ANCHOR=as_anchor, AS_OTHER=as_other, COMPARISON=self.comparison,
-                ENTRIES=PULL.entries, DEPTH=PULL.depth, num_warps=PULL.num_warps, **ALL_REGISTERS,
+            PULL_KERNEL(
+                (len(rows), blocks(rows.shape[1], PULL.depth)), rows, others, norms, *self.triplets,
+                *self.weights, *orders, *starts, self.scale, out, rows.shape[1], int(as_anchor),
+                int(as_other), COMPARISON=self.comparison,
             )  # fmt: skip
         return out
-
-
-def _options(soft: bool) -> dict[str, object]:
-    """Exponentials and logarithms are made of fused multiply-adds."""
-    return {**ALL_REGISTERS} if soft else {**ALL_REGISTERS, **CANONICAL}
-
-
-def compilations() -> Iterator[Compilation]:
-    doubles = ("x_norms", "y_norms", "margin_at", "near", "far", "near_turns", "far_turns", "sums", "norms",
-               "scale")  # fmt: skip
-    longs = ("anchors", "positives", "negatives", "terms", "above", "by_anchor", "by_positive", "by_negative",
-             "anchor_starts", "positive_starts", "negative_starts")  # fmt: skip
-    shared = {**dict.fromkeys(doubles, "*fp64"), **dict.fromkeys(longs, "*i64")}
-    shared |= dict.fromkeys(("columns", "count", "dims"), "i32")
-    # Every pair of choices occurs together.
-    for kind, comparison, form in (
-        ("fp32", "sqeuclidean", "hinge"), ("fp64", "sqeuclidean", "literal"),
-        ("fp32", "euclidean", "literal"),
-        ("fp64", "euclidean", "hinge"), ("fp32", "cosine", "hinge"), ("fp64", "cosine", "literal"),
-        ("fp32", "product", "soft"), ("fp64", "product", "soft"),
-    ):  # fmt: skip
-        yield Compilation(
-            f"losses_triplet.terms[{kind},{comparison},{form}]", terms_kernel,
-            {"x": f"*{kind}", "y": f"*{kind}", "rows": "i32", **shared},
-            {"COMPARISON": COMPARISONS.index(comparison), "SOFT": form == "soft",
-             "LITERAL": form == "literal", "TRIPLETS": TERMS.triplets},
-            {"num_warps": TERMS.num_warps, **_options(form == "soft")},
-        )  # fmt: skip
-    for kind, comparison, role in (
-        ("fp32", "sqeuclidean", "own"), ("fp64", "sqeuclidean", "anchor"), ("fp32", "sqeuclidean", "other"),
-        ("fp64", "euclidean", "own"), ("fp32", "euclidean", "anchor"), ("fp64", "euclidean", "other"),
-        ("fp32", "cosine", "own"), ("fp64", "cosine", "anchor"), ("fp32", "cosine", "other"),
-        ("fp32", "product", "own"),
-    ):  # fmt: skip
-        yield Compilation(
-            f"losses_triplet.pull[{kind},{comparison},{role}]", pull_kernel,
-            {**dict.fromkeys(("rows", "others", "gradient"), f"*{kind}"), **shared},
-            {"AS_ANCHOR": role != "other", "AS_OTHER": role != "anchor",
-             "COMPARISON": COMPARISONS.index(comparison), "ENTRIES": PULL.entries, "DEPTH": PULL.depth},
-            {"num_warps": PULL.num_warps, **ALL_REGISTERS},
-        )  # fmt: skip

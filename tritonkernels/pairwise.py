@@ -11,7 +11,6 @@ is below 2^31. Peak memory: the result, and a widened copy of half types.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +18,7 @@ import triton
 import triton.language as tl
 
 from tritonkernels.canonical import norms, tile_sums
-from tritonkernels.launching import CANONICAL, Compilation, blocks, on_device
+from tritonkernels.launching import CANONICAL, Kernel, always, blocks, choices, on_device
 
 
 @dataclass(frozen=True)
@@ -80,12 +79,23 @@ def pairwise_kernel(
 @triton.jit
 def root_kernel(
     values,  # [count] float64, replaced by their square roots
-    count,
+    count: tl.int64,
     BLOCK: tl.constexpr,
 ):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     live = at < count
     tl.store(values + at, tl.sqrt(tl.load(values + at, mask=live, other=0.0)), mask=live)
+
+
+ROOT_KERNEL = Kernel(
+    root_kernel, {"values": "*fp64", "count": "i64"}, [{}], always(num_warps=ROOT.num_warps, **CANONICAL),
+    always(BLOCK=ROOT.block),
+)  # fmt: skip
+PAIRWISE_KERNEL = Kernel(
+    pairwise_kernel, {"x": "*kind", "y": "*kind", **dict.fromkeys(("x_norms", "y_norms", "out"), "*fp64")},
+    choices(kind=WIDE_KINDS, COSINE=(False, True)), always(num_warps=PAIRWISE.num_warps, **CANONICAL),
+    always(ROWS=PAIRWISE.rows, COLUMNS=PAIRWISE.columns),
+)  # fmt: skip
 
 
 def to_metric(
@@ -95,9 +105,7 @@ def to_metric(
     """torch.sqrt rounds float64 correctly on some devices and vector libraries only."""
     if metric == "euclidean" and selections.numel():
         with on_device(selections):
-            root_kernel[(blocks(selections.numel(), ROOT.block),)](
-                selections, selections.numel(), BLOCK=ROOT.block, num_warps=ROOT.num_warps, **CANONICAL
-            )
+            ROOT_KERNEL((blocks(selections.numel(), ROOT.block),), selections, selections.numel())
 
 
 def widened(
@@ -137,24 +145,7 @@ def selections(
         y_norms = x_norms if y is x else norms(y.view(-1, dims))
     row_blocks, column_blocks = blocks(rows, PAIRWISE.rows), blocks(columns, PAIRWISE.columns)
     batches = x.numel() // (rows * dims)
-    pairwise_kernel[(batches * row_blocks * column_blocks,)](
-        x, y, x_norms, y_norms, out, rows, columns, dims, row_blocks, column_blocks,
-        COSINE=metric == "cosine",
-        ROWS=PAIRWISE.rows, COLUMNS=PAIRWISE.columns, num_warps=PAIRWISE.num_warps, **CANONICAL,
+    PAIRWISE_KERNEL(
+        (batches * row_blocks * column_blocks,), x, y, x_norms, y_norms, out, rows, columns, dims, row_blocks,
+        column_blocks, COSINE=metric == "cosine",
     )  # fmt: skip
-
-
-def compilations() -> Iterator[Compilation]:
-    yield Compilation(
-        "pairwise.root", root_kernel, {"values": "*fp64", "count": "i32"}, {"BLOCK": ROOT.block},
-        {"num_warps": ROOT.num_warps, **CANONICAL},
-    )  # fmt: skip
-    for kind in WIDE_KINDS:
-        for cosine in (False, True):
-            yield Compilation(
-                f"pairwise.pairwise[{kind} cosine={cosine}]", pairwise_kernel,
-                {"x": f"*{kind}", "y": f"*{kind}", **dict.fromkeys(("x_norms", "y_norms", "out"), "*fp64"),
-                 **dict.fromkeys(("rows", "columns", "dims", "row_blocks", "column_blocks"), "i32")},
-                {"COSINE": cosine, "ROWS": PAIRWISE.rows, "COLUMNS": PAIRWISE.columns},
-                {"num_warps": PAIRWISE.num_warps, **CANONICAL},
-            )  # fmt: skip

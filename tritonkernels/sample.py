@@ -15,7 +15,6 @@ Source: Wu et al., "Sampling matters in deep embedding learning", ICCV 2017; EXT
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +25,7 @@ from tritonkernels.canonical import lane_sum, to_float64
 from tritonkernels.extremes import Rows
 from tritonkernels.filter import TO_SELECTION
 from tritonkernels.labels import Labels, Pairs
-from tritonkernels.launching import CANONICAL, KINDS, Compilation, blocks, int64_on, on_device
+from tritonkernels.launching import CANONICAL, KINDS, Kernel, always, blocks, choices, int64_on, on_device
 from tritonkernels.philox import uniform
 from tritonkernels.values import Values, round_down, round_up
 
@@ -132,7 +131,7 @@ def draw_kernel(
     first_anchor,
     padded_columns,
     count,  # blocks
-    slots,
+    slots: tl.int64,
     PAIRS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -179,6 +178,21 @@ class SampleConfig:
 
 
 SAMPLE = SampleConfig()
+_DOUBLES = ("x_norms", "y_norms", "half_norms", "parameters", "sums")
+WEIGH = Kernel(
+    weigh_kernel,
+    {"x": "*kind", "y": "*kind", **dict.fromkeys(_DOUBLES, "*fp64"), "last": "*i64",
+     **dict.fromkeys(("values", "x_errors", "y_errors"), "*fp32")},
+    choices(kind=KINDS), always(num_warps=SAMPLE.num_warps, **CANONICAL), always(COLUMNS=SAMPLE.columns),
+    ("values", "y_errors", "padded_columns"),
+)  # fmt: skip
+DRAW = Kernel(
+    draw_kernel,
+    {**dict.fromkeys(("x_largest", "y_largest", "sums"), "*fp64"), "values": "*fp32", "slots": "i64",
+     **dict.fromkeys(("last", "seed_at", "offsets", "positives", "out"), "*i64")},
+    [{}], always(num_warps=SAMPLE.num_warps), always(PAIRS=SAMPLE.pairs, COLUMNS=SAMPLE.columns),
+    ("values", "padded_columns"),
+)  # fmt: skip
 
 
 def sample(rows: Rows, labels: Labels, pairs: Pairs, seed: int) -> torch.Tensor:  # [slots] int64
@@ -195,32 +209,13 @@ def sample(rows: Rows, labels: Labels, pairs: Pairs, seed: int) -> torch.Tensor:
     wide = values.rows.shape[1]
     for first, anchors in values.chunks(labels):
         with on_device(rows.x):
-            weigh_kernel[(anchors,)](
-                rows.x, rows.y, values.x_norms, values.y_norms, values.rows, a.half_norms, a.errors, b.errors,
-                values.operands.parameters, sums, last, first, m, wide, rows.x.shape[1], count,
-                COLUMNS=SAMPLE.columns, num_warps=SAMPLE.num_warps, **CANONICAL,
+            WEIGH(
+                (anchors,), rows.x, rows.y, values.x_norms, values.y_norms, values.rows, a.half_norms,
+                a.errors, b.errors, values.operands.parameters, sums, last, first, m, wide, rows.x.shape[1],
+                count,
             )  # fmt: skip
-            draw_kernel[(anchors, SAMPLE.shares)](
-                rows.x_largest, rows.y_largest, values.rows, sums, last, seed_at, pairs.offsets,
-                pairs.positives, out, first, wide, count, pairs.slots,
-                PAIRS=SAMPLE.pairs, COLUMNS=SAMPLE.columns, num_warps=SAMPLE.num_warps,
+            DRAW(
+                (anchors, SAMPLE.shares), rows.x_largest, rows.y_largest, values.rows, sums, last, seed_at,
+                pairs.offsets, pairs.positives, out, first, wide, count, pairs.slots,
             )  # fmt: skip
     return out
-
-
-def compilations() -> Iterator[Compilation]:
-    doubles = ("x_largest", "y_largest", "x_norms", "y_norms", "half_norms", "parameters", "sums")
-    pointers = dict.fromkeys(doubles, "*fp64")
-    pointers |= dict.fromkeys(("values", "x_errors", "y_errors"), "*fp32")
-    pointers |= dict.fromkeys(("last", "seed_at", "offsets", "positives", "out"), "*i64")
-    numbers = dict.fromkeys(("first_anchor", "columns", "padded_columns", "dims", "count", "slots"), "i32")
-    for kind in KINDS:
-        yield Compilation(
-            f"sample.weigh[{kind}]", weigh_kernel, {"x": f"*{kind}", "y": f"*{kind}", **pointers, **numbers},
-            {"COLUMNS": SAMPLE.columns}, {"num_warps": SAMPLE.num_warps, **CANONICAL}, ("padded_columns",),
-        )  # fmt: skip
-    yield Compilation(
-        "sample.draw", draw_kernel, {**pointers, **numbers},
-        {"PAIRS": SAMPLE.pairs, "COLUMNS": SAMPLE.columns}, {"num_warps": SAMPLE.num_warps},
-        ("padded_columns",),
-    )  # fmt: skip

@@ -22,7 +22,6 @@ a row. Source: SPEC section 5, nearest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +31,7 @@ import triton.language as tl
 from tritonkernels import filter as filters
 from tritonkernels.canonical import metric_norms, pair_selections
 from tritonkernels.filter import USABLE, Filter, tile_dots
-from tritonkernels.launching import CANONICAL, Compilation, blocks, on_device
+from tritonkernels.launching import CANONICAL, Kernel, always, blocks, choices, on_device
 from tritonkernels.pairwise import WIDE_KINDS, selections, to_metric, widened
 
 GROUP = 32  # columns of which the bound keeps the least value
@@ -43,11 +42,11 @@ PRECISION = "float16"
 
 @dataclass(frozen=True)
 class TileConfig:
-    """Tile of the filter, and dimensions a step at most."""
+    """Tile of the filter, and dimensions a step."""
 
     rows: int = 64
     columns: int = 128
-    depth: int = 64
+    depth: int = 64  # divides what filter.py pads float16 rows to
     num_warps: int = 8
     num_stages: int = 3
 
@@ -145,7 +144,7 @@ def decide_kernel(
     found,  # [R, capacity] int32, EMPTY where there is none
     values,  # [R, capacity] float64
     first,
-    places,  # R * capacity
+    places: tl.int64,  # R * capacity
     capacity,
     dims,
     COSINE: tl.constexpr,
@@ -241,6 +240,29 @@ def whole_row_kernel(
 
 # ------------------------------------------------------------------ launchers
 
+_OPERANDS = {"a": "*fp16", "b": "*fp16", "near": "*fp32"}
+_TILES = ([{}], always(num_warps=TILE.num_warps, num_stages=TILE.num_stages))
+BOUND = Kernel(
+    bound_kernel, {**_OPERANDS, "errors": "*fp32", "least": "*fp32"}, *_TILES,
+    always(ROWS=TILE.rows, COLUMNS=TILE.columns, DEPTH=TILE.depth, GROUP=GROUP),
+    ("a", "b", "near", "errors", "least", "padded_columns", "dims"),
+)  # fmt: skip
+CANDIDATES = Kernel(
+    candidates_kernel, {**_OPERANDS, "bounds": "*fp32", "counts": "*i32", "found": "*i32"}, *_TILES,
+    always(ROWS=TILE.rows, COLUMNS=TILE.columns, DEPTH=TILE.depth), ("a", "b", "near", "dims"),
+)  # fmt: skip
+_ROWS = {"x": "*kind", "y": "*kind", "x_norms": "*fp64", "y_norms": "*fp64", "found": "*i32"}
+_FORMS = choices(kind=WIDE_KINDS, COSINE=(False, True))
+DECIDE = Kernel(
+    decide_kernel, {**_ROWS, "values": "*fp64", "places": "i64"}, _FORMS,
+    always(num_warps=PAIRS.num_warps, **CANONICAL), always(PAIRS=PAIRS.pairs),
+)  # fmt: skip
+WHOLE_ROW = Kernel(
+    whole_row_kernel,
+    {**_ROWS, "y_largest": "*fp64", "parameters": "*fp64", "counts": "*i32", "scratch": "*i64"}, _FORMS,
+    always(num_warps=WHOLE.num_warps, **CANONICAL), always(COLUMNS=WHOLE.columns),
+)  # fmt: skip
+
 
 def topk(
     x: torch.Tensor,  # [N, D]
@@ -333,28 +355,24 @@ def _candidates(task: _Task, first: int, rows: int) -> torch.Tensor:  # [rows, c
     device, many = task.x.device, len(columns.near)
     padded_rows = blocks(rows, TILE.rows) * TILE.rows
     grid = (many // TILE.columns, padded_rows // TILE.rows)
-    tile = {"ROWS": TILE.rows, "COLUMNS": TILE.columns, "DEPTH": min(task.filter.depth, TILE.depth)}
-    options = {"num_warps": TILE.num_warps, "num_stages": TILE.num_stages}
     least = torch.empty((padded_rows, many // GROUP), dtype=torch.float32, device=device)
-    bound_kernel[grid](
-        anchors.rows, columns.rows, columns.near, columns.errors, least, first, many, task.filter.dims,
-        **tile, GROUP=GROUP, **options,
-    )  # fmt: skip
+    BOUND(
+        grid, anchors.rows, columns.rows, columns.near, columns.errors, least, first, many, task.filter.dims
+    )
     errors = anchors.errors[first : first + padded_rows].double()
     bounds = least.kthvalue(task.k, dim=1).values.double() + 2.0 * errors
     bounds = bounds.float().nextafter(torch.full_like(least[0, :1], torch.inf))  # rounded up
     counts = torch.zeros(padded_rows, dtype=torch.int32, device=device)
     found = torch.full((padded_rows, task.capacity), EMPTY.value, dtype=torch.int32, device=device)
-    candidates_kernel[grid](
-        anchors.rows, columns.rows, columns.near, bounds, counts, found, first, task.capacity,
-        task.filter.dims, **tile, **options,
+    CANDIDATES(
+        grid, anchors.rows, columns.rows, columns.near, bounds, counts, found, first, task.capacity,
+        task.filter.dims,
     )  # fmt: skip
     programs = max(1, min(WHOLE.programs, rows, CHUNK_BYTES // (8 * len(task.y))))
     scratch = torch.empty((programs, len(task.y)), dtype=torch.int64, device=device)
-    whole_row_kernel[(programs,)](
-        task.x, task.y, *task.lengths, task.y_largest, task.filter.parameters, counts, found, scratch, first,
-        rows, len(task.y), task.k, task.capacity, task.x.shape[1], COSINE=task.cosine, COLUMNS=WHOLE.columns,
-        num_warps=WHOLE.num_warps, **CANONICAL,
+    WHOLE_ROW(
+        (programs,), task.x, task.y, *task.lengths, task.y_largest, task.filter.parameters, counts, found,
+        scratch, first, rows, len(task.y), task.k, task.capacity, task.x.shape[1], COSINE=task.cosine,
     )  # fmt: skip
     return found[:rows]
 
@@ -365,43 +383,8 @@ def _decide(
     found: torch.Tensor,  # [rows, capacity] int32, contiguous
 ) -> torch.Tensor:  # [rows, capacity] float64
     values = torch.empty(found.shape, dtype=torch.float64, device=found.device)
-    decide_kernel[(blocks(found.numel(), PAIRS.pairs),)](
-        task.x, task.y, *task.lengths, found, values, first, found.numel(), task.capacity, task.x.shape[1],
-        COSINE=task.cosine, PAIRS=PAIRS.pairs, num_warps=PAIRS.num_warps, **CANONICAL,
+    DECIDE(
+        (blocks(found.numel(), PAIRS.pairs),), task.x, task.y, *task.lengths, found, values, first,
+        found.numel(), task.capacity, task.x.shape[1], COSINE=task.cosine,
     )  # fmt: skip
     return values
-
-
-# ------------------------------------------------------------------ what can be compiled
-
-
-def compilations() -> Iterator[Compilation]:
-    warps = {"num_warps": TILE.num_warps, "num_stages": TILE.num_stages}
-    packed = {"a": "*fp16", "b": "*fp16", "near": "*fp32", "first": "i32", "dims": "i32"}
-    for depth in (16, 32, TILE.depth):
-        tile = {"ROWS": TILE.rows, "COLUMNS": TILE.columns, "DEPTH": depth}
-        yield Compilation(
-            f"topk.bound[depth={depth}]", bound_kernel,
-            packed | {"errors": "*fp32", "least": "*fp32", "padded_columns": "i32"}, tile | {"GROUP": GROUP},
-            warps, ("dims", "padded_columns"),
-        )  # fmt: skip
-        yield Compilation(
-            f"topk.candidates[depth={depth}]", candidates_kernel,
-            packed | {"bounds": "*fp32", "counts": "*i32", "found": "*i32", "capacity": "i32"}, tile, warps,
-            ("dims",),
-        )  # fmt: skip
-    for kind in WIDE_KINDS:
-        for cosine in (False, True):
-            rows = {"x": f"*{kind}", "y": f"*{kind}", "x_norms": "*fp64", "y_norms": "*fp64", "found": "*i32",
-                    **dict.fromkeys(("first", "capacity", "dims"), "i32")}  # fmt: skip
-            yield Compilation(
-                f"topk.decide[{kind} cosine={cosine}]", decide_kernel,
-                rows | {"values": "*fp64", "places": "i32"}, {"COSINE": cosine, "PAIRS": PAIRS.pairs},
-                {"num_warps": PAIRS.num_warps, **CANONICAL},
-            )  # fmt: skip
-            yield Compilation(
-                f"topk.whole_row[{kind} cosine={cosine}]", whole_row_kernel,
-                rows | {"y_largest": "*fp64", "parameters": "*fp64", "counts": "*i32", "scratch": "*i64",
-                        **dict.fromkeys(("rows", "columns", "k"), "i32")},
-                {"COSINE": cosine, "COLUMNS": WHOLE.columns}, {"num_warps": WHOLE.num_warps, **CANONICAL},
-            )  # fmt: skip

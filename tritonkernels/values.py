@@ -11,9 +11,9 @@ Memory: ROW_BYTES and the operands. Limits: M < 2^31.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -24,7 +24,7 @@ from tritonkernels.canonical import metric_norms
 from tritonkernels.extremes import Rows
 from tritonkernels.filter import PRECISIONS, TO_SELECTION, Filter, tile_dots
 from tritonkernels.labels import Labels, shared
-from tritonkernels.launching import Compilation, blocks, on_device
+from tritonkernels.launching import BACKENDS, Kernel, always, blocks, choices, on_device
 
 #: What the rows of one chunk may take, unless a single block of them takes more.
 ROW_BYTES = 32 << 20
@@ -49,8 +49,8 @@ def values_kernel(
     padded_columns,
     dims,
     words,
+    own,  # 1 in self-mining
     MULTI: tl.constexpr,
-    OWN: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
@@ -65,8 +65,7 @@ def values_kernel(
         same = shared(anchor_bits, column_bits, i, j, i >= 0, j >= 0, words)
     else:
         same = tl.load(anchor_class + i)[:, None] == tl.load(column_class + j)[None, :]
-    if OWN:
-        same = same | (i[:, None] == j[None, :])
+    same = same | (tl.where(own != 0, i, -1)[:, None] == j[None, :])
     out = values + (inner + tl.arange(0, ROWS))[:, None] * padded_columns + j[None, :]
     tl.store(out, tl.where(same, float("nan"), value))
 
@@ -89,11 +88,11 @@ def round_down(x):
 
 
 @triton.jit
-def value_interval(low, high, half, parameters, EUCLIDEAN: tl.constexpr, COSINE: tl.constexpr):
+def value_interval(low, high, half, parameters, euclidean, COSINE: tl.constexpr):
     """The values v that distances low .. high of the metric correspond to, a little wider."""
     if not COSINE:
         low = tl.maximum(low, 0.0)
-    if EUCLIDEAN:
+    if euclidean != 0:
         low, high = low * low, high * high
     inverse = 1.0 / tl.load(parameters + TO_SELECTION)  # exact: a power of two
     low, high = low * inverse, high * inverse
@@ -117,6 +116,23 @@ class ValuesConfig:
 VALUES = ValuesConfig()
 #: Label sets need registers of their own.
 VALUES_MULTI = ValuesConfig(num_warps=8)
+
+
+def _options(hip: bool, MULTI: bool, **_: Any) -> dict[str, int]:
+    config = VALUES_MULTI if MULTI else VALUES
+    return {"num_warps": config.num_warps, "num_stages": config.num_stages}
+
+
+VALUES_KERNEL = Kernel(
+    values_kernel,
+    {**dict.fromkeys(("a", "b", "values"), "*fp32"), "half_norms": "*fp64",
+     **dict.fromkeys(("anchor_class", "column_class"), "*i32"),
+     **dict.fromkeys(("anchor_bits", "column_bits"), "*i64")},
+    choices(MULTI=(False, True), DEPTH=(16, 32), INPUT_PRECISION=("ieee", "tf32x3")), _options,
+    always(ROWS=VALUES.rows, COLUMNS=VALUES.columns),
+    ("a", "b", "half_norms", "values", "first", "padded_columns", "dims"),
+    lambda INPUT_PRECISION, **_: ("cuda",) if INPUT_PRECISION == "tf32x3" else BACKENDS,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -165,13 +181,11 @@ class Values:
         for first in range(0, self.anchors, len(self.rows)):
             count = min(len(self.rows), self.anchors - first)
             with on_device(self.rows):
-                values_kernel[(wide // VALUES.columns, blocks(count, VALUES.rows))](
-                    a.rows, b.rows, b.half_norms, self.anchor_class, self.column_class, self.anchor_bits,
-                    self.column_bits, self.rows, first, wide, self.operands.dims, labels.words,
-                    MULTI=labels.multi, OWN=labels.own, ROWS=VALUES.rows, COLUMNS=VALUES.columns,
+                VALUES_KERNEL(
+                    (wide // VALUES.columns, blocks(count, VALUES.rows)), a.rows, b.rows, b.half_norms,
+                    self.anchor_class, self.column_class, self.anchor_bits, self.column_bits, self.rows,
+                    first, wide, self.operands.dims, labels.words, int(labels.own), MULTI=labels.multi,
                     DEPTH=self.operands.depth, INPUT_PRECISION=PRECISIONS[self.operands.precision][1],
-                    num_warps=(VALUES_MULTI if labels.multi else VALUES).num_warps,
-                    num_stages=VALUES.num_stages,
                 )  # fmt: skip
             yield first, count
 
@@ -181,22 +195,3 @@ def extend(values: torch.Tensor, length: int, filler: int = 0) -> torch.Tensor:
     out = values.new_full((length, *values.shape[1:]), filler)
     out[: len(values)] = values
     return out
-
-
-def compilations() -> Iterator[Compilation]:
-    pointers = {**dict.fromkeys(("anchor_bits", "column_bits"), "*i64"), "half_norms": "*fp64"}
-    pointers |= {
-        **dict.fromkeys(("a", "b", "values"), "*fp32"),
-        "anchor_class": "*i32",
-        "column_class": "*i32",
-    }
-    numbers = dict.fromkeys(("first", "padded_columns", "dims", "words"), "i32")
-    choices = itertools.product((False, True), (16, 32), ("ieee", "tf32x3"))
-    for multi, depth, precision in choices:
-        yield Compilation(
-            f"values.values[multi={multi},depth={depth},{precision}]", values_kernel, {**pointers, **numbers},
-            {"MULTI": multi, "OWN": True, "ROWS": VALUES.rows, "COLUMNS": VALUES.columns, "DEPTH": depth,
-             "INPUT_PRECISION": precision},
-            {"num_warps": (VALUES_MULTI if multi else VALUES).num_warps, "num_stages": VALUES.num_stages},
-            ("first", "padded_columns", "dims"), ("cuda",) if precision == "tf32x3" else ("cuda", "hip"),
-        )  # fmt: skip

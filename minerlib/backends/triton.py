@@ -208,6 +208,7 @@ def losses_batch(
 ) -> Parts:
     from tritonkernels import labels as grouping
     from tritonkernels import losses_batch as kernels
+    from tritonkernels import losses_ratios
 
     group: Any = grouping.multiple if labels.ndim == 2 else grouping.single
     other_labels = labels if y_labels is None or kind == "proxies" else y_labels
@@ -215,7 +216,7 @@ def losses_batch(
     if kind == "proxies":
         assert y is not None
         known = None if y_labels is None else group(labels, y_labels)
-        assigned = kernels.assign(x, y, known, metric)
+        assigned = losses_ratios.assign(x, y, known, metric)
         if known is not None and bool((assigned < 0).any()):
             row = int((assigned < 0).int().argmax())
             raise ValueError(
