@@ -143,6 +143,18 @@ def search_problem(
     return DeviceProblem(x, y, None, False, metric, origin, names)
 
 
+def code_pair(x_name: str, x: torch.Tensor, y_name: str, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """As `inputs.code_pair`, of tensors that stay where they are: uint8 [rows, bytes]."""
+    inputs.same_device(**{x_name: x, y_name: y})
+    found = []
+    for name, value in ((x_name, x), (y_name, y)):
+        codes = arrays.plain_tensor(name, value, torch)
+        inputs.code_form(name, codes.shape, _name(codes.dtype))
+        found.append(codes)
+    inputs.same_bytes(x_name, found[0], y_name, found[1])
+    return tuple(found)
+
+
 def to_tensor(name: str, value: Any) -> tuple[torch.Tensor, Origin]:
     """A tensor on its own device (host arrays become host tensors), detached, and its origin."""
     if isinstance(value, torch.Tensor):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,6 +73,17 @@ NAMES = ("auto", *(backend.name for backend in BACKENDS))
 def on_device(name: str) -> bool:
     """Whether the named backend works on tensors where they are, and can be used."""
     return name == "triton" and not BACKENDS[-1].reasons_unusable()
+
+
+def codes_stay(name: str, *codes: Any) -> bool:
+    """Whether the named backend takes all these packed codes as tensors, where they are."""
+    if name not in ("cuda", "triton") or "torch" not in sys.modules:
+        return False
+    module = cuda if name == "cuda" else triton
+    return not module.reasons_unusable() and all(
+        isinstance(code, sys.modules["torch"].Tensor) and not module.reasons_for(code.device)
+        for code in codes
+    )
 
 
 def choose(name: str, rows: bool = False) -> ModuleType:

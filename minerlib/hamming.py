@@ -3,6 +3,10 @@
 A code of `bits` bits is a row of ceil(bits / 8) bytes of uint8; bit j of byte i is code bit 8 i + j, and the
 padding bits of the last byte are 0. Two codes are compared on all bits of their bytes. Order is always by
 (distance, index): ties go to the lowest index.
+
+Codes given as tensors on a GPU stay there with `backend="triton"` or `backend="cuda"`, and torch compiles
+calls with the former as operators (`ops`). In every other case codes pass through the host: those of a GPU
+are copied for a host backend, those of the host are copied to the current GPU for these two.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from minerlib import dispatch, inputs
-from minerlib.arrays import Origin, to_numpy
+from minerlib.arrays import Origin, compiling, to_numpy
 from minerlib.results import Neighbors, RangeNeighbors
 
 _CHUNK = 1 << 19  # values packed at a time: what they need besides stays in a cache
@@ -117,6 +121,14 @@ def hamming_distance(
     >>> minerlib.hamming_distance(a, b).tolist()
     [[2], [6]]
     """
+    if backend == "triton" and compiling():
+        from minerlib import ops
+
+        return ops.code_distances(a, b)
+    if dispatch.codes_stay(backend, a, b):
+        from minerlib import device_inputs
+
+        return dispatch.choose(backend).hamming_distance(*device_inputs.code_pair("a", a, "b", b))
     a_codes, b_codes, origin = check_hamming_distance(a, b)
     return origin.wrap(dispatch.choose(backend).hamming_distance(a_codes, b_codes))
 
@@ -157,6 +169,15 @@ def hamming_search(
     >>> minerlib.hamming_search(np.zeros((1, 1), dtype=np.uint8), database, 3).indices.tolist()
     [[2, 1, 3]]
     """
+    if backend == "triton" and compiling():
+        from minerlib import ops
+
+        return Neighbors(*ops.nearest_codes(queries, database, k))
+    if dispatch.codes_stay(backend, queries, database):
+        from minerlib import device_inputs
+
+        codes = device_inputs.code_pair("queries", queries, "database", database)
+        return Neighbors(*dispatch.choose(backend).hamming_search(*codes, _checked_k(k, len(codes[1]))))
     x, y, k, origin = check_hamming_search(queries, database, k)
     distances, indices = dispatch.choose(backend).hamming_search(x, y, k)
     return Neighbors(origin.wrap(distances), origin.wrap(indices))
@@ -167,9 +188,13 @@ def check_hamming_search(
 ) -> tuple[np.ndarray, np.ndarray, int, Origin]:
     """The arguments of `hamming_search`, validated."""
     x, y, origin = inputs.code_pair("queries", queries, "database", database)
-    if len(y) == 0:
+    return x, y, _checked_k(k, len(y)), origin
+
+
+def _checked_k(k: int, rows: int) -> int:
+    if rows == 0:
         raise ValueError("database: expected at least one row, got none")
-    return x, y, inputs.integer("k", k, 1, len(y)), origin
+    return inputs.integer("k", k, 1, rows)
 
 
 def hamming_range(
@@ -203,6 +228,16 @@ def hamming_range(
     >>> minerlib.hamming_range(np.zeros((1, 1), dtype=np.uint8), database, 1).indices.tolist()
     [2, 1, 3]
     """
+    if backend == "triton" and compiling():
+        from minerlib import ops
+
+        return RangeNeighbors(*ops.codes_within(queries, database, radius))
+    if dispatch.codes_stay(backend, queries, database):
+        from minerlib import device_inputs
+
+        codes = device_inputs.code_pair("queries", queries, "database", database)
+        radius = _checked_radius(radius, codes[0].shape[1])
+        return RangeNeighbors(*dispatch.choose(backend).hamming_range(*codes, radius))
     x, y, radius, origin = check_hamming_range(queries, database, radius)
     found = dispatch.choose(backend).hamming_range(x, y, radius)
     offsets, indices, distances = (origin.wrap(array) for array in found)
@@ -214,4 +249,8 @@ def check_hamming_range(
 ) -> tuple[np.ndarray, np.ndarray, int, Origin]:
     """The arguments of `hamming_range`, validated; a radius beyond all bits becomes that of all bits."""
     x, y, origin = inputs.code_pair("queries", queries, "database", database)
-    return x, y, min(inputs.integer("radius", radius, 0, sys.maxsize), 8 * x.shape[1]), origin
+    return x, y, _checked_radius(radius, x.shape[1]), origin
+
+
+def _checked_radius(radius: int, length: int) -> int:
+    return min(inputs.integer("radius", radius, 0, sys.maxsize), 8 * length)

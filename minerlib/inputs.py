@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -158,13 +158,24 @@ def relevance(
 def code_rows(name: str, value: Any) -> tuple[np.ndarray, Origin]:
     """Packed codes, uint8 [rows, bytes], C-contiguous: a view wherever that can be."""
     array, origin = to_numpy(name, value)
-    if array.ndim != 2:
-        raise ValueError(f"{name}: expected shape [rows, bytes], got {array.ndim} axes {list(array.shape)}")
-    if array.dtype != np.uint8:
-        raise TypeError(f"{name}: expected packed codes of uint8 (see pack_bits), got {array.dtype}")
-    if array.shape[1] == 0:
-        raise ValueError(f"{name}: expected at least one byte a row, got shape {list(array.shape)}")
+    code_form(name, array.shape, str(array.dtype))
     return np.ascontiguousarray(array), origin
+
+
+def code_form(name: str, shape: Sequence[int], dtype: str) -> None:
+    """Packed codes are uint8 [rows, bytes]."""
+    if len(shape) != 2:
+        raise ValueError(f"{name}: expected shape [rows, bytes], got {len(shape)} axes {list(shape)}")
+    if dtype != "uint8":
+        raise TypeError(f"{name}: expected packed codes of uint8 (see pack_bits), got {dtype}")
+    if shape[1] == 0:
+        raise ValueError(f"{name}: expected at least one byte a row, got shape {list(shape)}")
+
+
+def same_bytes(x_name: str, x: Any, y_name: str, y: Any) -> None:
+    """Two sets of packed codes are of one length."""
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"{y_name}: expected {x.shape[1]} bytes a row like {x_name}, got {y.shape[1]}")
 
 
 def code_pair(x_name: str, x: Any, y_name: str, y: Any) -> tuple[np.ndarray, np.ndarray, Origin]:
@@ -172,10 +183,7 @@ def code_pair(x_name: str, x: Any, y_name: str, y: Any) -> tuple[np.ndarray, np.
     same_device(**{x_name: x, y_name: y})
     x_codes, origin = code_rows(x_name, x)
     y_codes = x_codes if y is x else code_rows(y_name, y)[0]
-    if x_codes.shape[1] != y_codes.shape[1]:
-        raise ValueError(
-            f"{y_name}: expected {x_codes.shape[1]} bytes a row like {x_name}, got {y_codes.shape[1]}"
-        )
+    same_bytes(x_name, x_codes, y_name, y_codes)
     return x_codes, y_codes, origin
 
 

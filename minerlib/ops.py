@@ -1,11 +1,12 @@
-"""Padded mining, neighbours and distances as operators of torch, for `torch.compile(fullgraph=True)` and CUDA
-graphs.
+"""Padded mining, neighbours, distances and packed codes as operators of torch, for
+`torch.compile(fullgraph=True)` and CUDA graphs.
 
 `torch.ops.minerlib.mine_padded` answers like `mine(..., compact=False, backend="triton")`, which calls it
 while torch compiles. Nothing is read back from the device as long as the number of slots is known: `[N]` for
 strategies per anchor; for strategies per pair `slots`, or -1 to read back how many pairs there are.
-`nearest_rows` and `all_distances` are `nearest` and `pairwise_distance` with that backend. Importing this
-module imports torch and registers the operators.
+`nearest_rows` and `all_distances` are `nearest` and `pairwise_distance` with that backend, `code_distances`,
+`nearest_codes` and `codes_within` are `hamming_distance`, `hamming_search` and `hamming_range`.
+Importing this module imports torch and registers the operators.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from minerlib import device_inputs, device_mining, neighbors
+from minerlib import device_inputs, device_mining, hamming, neighbors
 from minerlib.results import PaddedTriplets
 from minerlib.strategies import STRATEGIES, Assorted, PerAnchor, Request
 
@@ -109,6 +110,54 @@ def all_distances(
 def _(x: Tensor, y: Tensor | None, metric: str) -> Tensor:
     columns = x.shape[-2] if y is None else y.shape[-2]
     return x.new_empty((*x.shape[:-1], columns), dtype=torch.float64)
+
+
+@torch.library.custom_op("minerlib::code_distances", mutates_args=())
+def code_distances(
+    a: Tensor,  # [N, bytes] uint8
+    b: Tensor,  # [M, bytes] uint8
+) -> Tensor:
+    """[N, M] int32."""
+    found: Tensor = hamming.hamming_distance(a, b, backend="triton")
+    return found
+
+
+@code_distances.register_fake
+def _(a: Tensor, b: Tensor) -> Tensor:
+    return a.new_empty((a.shape[0], b.shape[0]), dtype=torch.int32)
+
+
+@torch.library.custom_op("minerlib::nearest_codes", mutates_args=())
+def nearest_codes(
+    queries: Tensor,  # [Q, bytes] uint8
+    database: Tensor,  # [M, bytes] uint8
+    k: int,
+) -> tuple[Tensor, Tensor]:
+    """distances [Q, k] int32 and indices [Q, k] int64."""
+    return tuple(hamming.hamming_search(queries, database, k, backend="triton"))
+
+
+@nearest_codes.register_fake
+def _(queries: Tensor, database: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    shape = (queries.shape[0], k)
+    return queries.new_empty(shape, dtype=torch.int32), queries.new_empty(shape, dtype=torch.int64)
+
+
+@torch.library.custom_op("minerlib::codes_within", mutates_args=())
+def codes_within(
+    queries: Tensor,  # [Q, bytes] uint8
+    database: Tensor,  # [M, bytes] uint8
+    radius: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """offsets [Q + 1] int64, indices [T] int64 and distances [T] int32; T is read back."""
+    return tuple(hamming.hamming_range(queries, database, radius, backend="triton"))
+
+
+@codes_within.register_fake
+def _(queries: Tensor, database: Tensor, radius: int) -> tuple[Tensor, Tensor, Tensor]:
+    hits = torch.library.get_ctx().new_dynamic_size()
+    offsets = queries.new_empty(queries.shape[0] + 1, dtype=torch.int64)
+    return offsets, queries.new_empty(hits, dtype=torch.int64), queries.new_empty(hits, dtype=torch.int32)
 
 
 def padded(

@@ -308,8 +308,9 @@ def _config(both: bool) -> ExtremesConfig:
     return BOTH_SIDES if both else ONE_SIDE
 
 
-def _filter_options(hip: bool, BOTH: bool, **_: Any) -> dict[str, int]:
-    return {"num_warps": _config(BOTH).filter_warps(hip), "num_stages": _config(BOTH).num_stages}
+def _filter_options(hip: bool, POSITIVE: bool, BOTH: bool, **_: Any) -> dict[str, int]:
+    options = {"num_warps": _config(BOTH).filter_warps(hip), "num_stages": _config(BOTH).num_stages}
+    return {**options, **ALL_REGISTERS} if POSITIVE else options
 
 
 def _filter_constants(BOTH: bool, **_: Any) -> dict[str, int]:

@@ -20,7 +20,7 @@ import torch
 import triton
 import triton.language as tl
 
-from tritonkernels.launching import Kernel, always, blocks, choices, on_device
+from tritonkernels.launching import ALL_REGISTERS, Kernel, always, blocks, choices, on_device
 
 MOST_BITS = 2040  # 255 bytes: a bin a distance, and a last one for rows that do not count, make 2048
 
@@ -241,7 +241,7 @@ def as_words(
     width = blocks(length, 4)
     unroll = UNROLLS[width > 2]
     width = blocks(width, unroll) * unroll
-    if length != 4 * width:
+    if length != 4 * width or count == 0:  # NumPy's empty arrays may come without strides
         padded = codes.new_zeros((count, 4 * width))
         padded[:, :length] = codes
         codes = padded
@@ -328,7 +328,8 @@ HISTOGRAM = Kernel(
     {**{name: kind for name, kind in CODE_TYPES.items() if name != "q_count"}, **LABEL_TYPES,
      "all_ptr": "*i32", "relevant_ptr": "*i32", "split_rows": "i64"},
     [{**length, "LABELS": labels} for length in LENGTHS for labels in (False, True)],
-    always(num_warps=COUNT.num_warps), always(BM=COUNT.rows),
+    lambda hip, BINS, **_: {"num_warps": COUNT.num_warps, **(ALL_REGISTERS if BINS > 256 else {})},
+    always(BM=COUNT.rows),
 )  # fmt: skip
 
 

@@ -168,7 +168,8 @@ class Kernel:
         return {**{name: form[name] for name in self._flags}, **self._constants(**form)}
 
     def options(self, form: Mapping[str, Any], hip: bool) -> dict[str, Any]:
-        return {k: v for k, v in self._options(hip, **form).items() if not hip or k != "maxnreg"}
+        options = {"enable_fp_fusion": True, **self._options(hip, **form)}
+        return {name: value for name, value in options.items() if not hip or name != "maxnreg"}
 
     def type_of(self, argument: str, form: Mapping[str, Any]) -> str:
         kind = self.types[argument]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from tritonkernels.launching import Kernel, always, choices
+from tritonkernels.launching import ALL_REGISTERS, Kernel, always, choices
 from tritonkernels.losses_rows import INFINITY, LABEL_TYPES, PART_TYPES, WEIGH, sides, slope_of
 
 
@@ -144,5 +144,6 @@ BATCH_ALL = Kernel(
     batch_all_kernel,
     {**LABEL_TYPES, **PART_TYPES, **dict.fromkeys(("values", "ordered", "margin_at"), "*fp64"),
      "active": "*i32"},
-    choices(MULTI=(False, True)), always(num_warps=WEIGH.num_warps), always(COLUMNS=WEIGH.columns),
+    choices(MULTI=(False, True)), always(num_warps=WEIGH.num_warps, **ALL_REGISTERS),
+    always(COLUMNS=WEIGH.columns),
 )  # fmt: skip

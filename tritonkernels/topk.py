@@ -241,15 +241,15 @@ def whole_row_kernel(
 # ------------------------------------------------------------------ launchers
 
 _OPERANDS = {"a": "*fp16", "b": "*fp16", "near": "*fp32"}
-_TILES = ([{}], always(num_warps=TILE.num_warps, num_stages=TILE.num_stages))
+_TILE_OPTIONS = always(num_warps=TILE.num_warps, num_stages=TILE.num_stages)
 BOUND = Kernel(
-    bound_kernel, {**_OPERANDS, "errors": "*fp32", "least": "*fp32"}, *_TILES,
+    bound_kernel, {**_OPERANDS, "errors": "*fp32", "least": "*fp32"}, [{}], _TILE_OPTIONS,
     always(ROWS=TILE.rows, COLUMNS=TILE.columns, DEPTH=TILE.depth, GROUP=GROUP),
     ("a", "b", "near", "errors", "least", "padded_columns", "dims"),
 )  # fmt: skip
 CANDIDATES = Kernel(
-    candidates_kernel, {**_OPERANDS, "bounds": "*fp32", "counts": "*i32", "found": "*i32"}, *_TILES,
-    always(ROWS=TILE.rows, COLUMNS=TILE.columns, DEPTH=TILE.depth), ("a", "b", "near", "dims"),
+    candidates_kernel, {**_OPERANDS, "bounds": "*fp32", "counts": "*i32", "found": "*i32"}, [{}],
+    _TILE_OPTIONS, always(ROWS=TILE.rows, COLUMNS=TILE.columns, DEPTH=TILE.depth), ("a", "b", "near", "dims"),
 )  # fmt: skip
 _ROWS = {"x": "*kind", "y": "*kind", "x_norms": "*fp64", "y_norms": "*fp64", "found": "*i32"}
 _FORMS = choices(kind=WIDE_KINDS, COSINE=(False, True))

@@ -225,7 +225,7 @@ def window_kernel(
                 if _any(asked & alive):
                     for k_first in range(first, first + COLUMNS, ASKED):
                         k = (k_first + few).to(tl.int64)
-                        sure, unsure, k_low, k_high = _classify(
+                        sure, unsure, k_low, _k_high = _classify(
                             row, y_errors, k[None, :], columns, near_out, near_in, far_in, far_out
                         )
                         held, selection = _decided(x, y, x_norms, y_norms, i, k, unsure & alive, dims, dp,
@@ -253,7 +253,7 @@ def window_kernel(
                 if _any((inside | asked) & alive & (low <= bound)):
                     for k_first in range(first, first + COLUMNS, ASKED):
                         k = (k_first + few).to(tl.int64)
-                        sure, unsure, k_low, k_high = _classify(
+                        sure, unsure, k_low, _k_high = _classify(
                             row, y_errors, k[None, :], columns, near_out, near_in, far_in, far_out
                         )
                         unsure = (sure | unsure) & alive & (k_low <= bound)
@@ -285,7 +285,7 @@ def window_kernel(
                     if _any(asked & alive):
                         for k_first in range(first, first + COLUMNS, ASKED):
                             k = (k_first + few).to(tl.int64)
-                            sure, unsure, k_low, k_high = _classify(
+                            sure, unsure, _k_low, _k_high = _classify(
                                 row, y_errors, k[None, :], columns, near_out, near_in, far_in, far_out
                             )
                             unsure = unsure & alive

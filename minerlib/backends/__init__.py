@@ -15,7 +15,8 @@ Every module has `reasons_unusable() -> tuple[str, ...]` and one function for ea
 The native backend alone has `chunk_extremes`, for offline mining, and its `topk` ranks negatives alone where
 the problem has labels; the others serve offline mining by `pairwise`.
 
-Packed codes, uint8 [rows, bytes] and C-contiguous, are compared on all 8 * bytes bits; hits are sorted by
+Packed codes, uint8 [rows, bytes] and C-contiguous, are compared on all 8 * bytes bits (a backend that has
+`reasons_for(device)` takes tensors on its devices too, and answers with tensors); hits are sorted by
 (distance, index), and `relevance` is a `minerlib.inputs.Relevance`:
 
     hamming_distance(a, b)                        -> int32 [N, M]

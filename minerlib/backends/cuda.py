@@ -1,23 +1,23 @@
 """The CUDA kernels of csrc/cuda, for packed codes, as a backend.
 
-Codes come validated as host arrays: they go to the current GPU and the answers come back. Importing this
-module loads neither the library nor torch.
+Importing this module loads neither the library nor torch.
 """
 
 from __future__ import annotations
 
 import functools
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from minerlib import _cuda_library
+from minerlib.backends._device_codes import answer
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from minerlib.inputs import Relevance
+
+    Codes = np.ndarray | torch.Tensor  # [rows, bytes] uint8; tensors of the GPU stay there
 
 #: Until a GPU has run the tests of these kernels, "auto" leaves codes to the host.
 UNPROVEN = "unproven: no GPU run of its tests is recorded; name backend='cuda' to try it"
@@ -49,58 +49,41 @@ def info() -> dict[str, Any]:
     return _cuda_library.info()
 
 
-def hamming_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    from minerlib.backends import _cuda_hamming as kernels
-
-    return _to_host(kernels.distance(_to_device(a), _to_device(b)))[0]
-
-
-def hamming_search(queries: np.ndarray, database: np.ndarray, k: int) -> tuple[np.ndarray, ...]:
-    from minerlib.backends import _cuda_hamming as kernels
-
-    return _to_host(*kernels.search(_to_device(queries), _to_device(database), k))
-
-
-def hamming_range(queries: np.ndarray, database: np.ndarray, radius: int) -> tuple[np.ndarray, ...]:
-    from minerlib.backends import _cuda_hamming as kernels
-
-    return _to_host(*kernels.range_search(_to_device(queries), _to_device(database), radius))
-
-
-def hamming_counts(queries: np.ndarray, database: np.ndarray, relevance: Relevance) -> tuple[np.ndarray, ...]:
-    from minerlib.backends import _cuda_hamming as kernels
-
-    return _to_host(*kernels.counts(_to_device(queries), _to_device(database), _of_tensors(relevance)))
-
-
-def hamming_average_precision(
-    queries: np.ndarray, database: np.ndarray, relevance: Relevance, k: int
-) -> np.ndarray:
-    from minerlib.backends import _cuda_hamming as kernels
-
-    found = kernels.average_precision(_to_device(queries), _to_device(database), _of_tensors(relevance), k)
-    return _to_host(found)[0]
+def reasons_for(place: torch.device) -> tuple[str, ...]:
+    """Why codes on this device cannot be served there."""
+    return () if place.type == device() else (f"the codes are on {place}",)
 
 
 def device() -> str:
-    """Where torch puts what the kernels work on."""
+    """Where torch puts what the kernels work on, and where codes of host arrays go."""
     return "cuda"
 
 
-def _to_device(array: np.ndarray) -> torch.Tensor:
-    import torch
+def hamming_distance(a: Codes, b: Codes) -> Any:  # [N, M] int32
+    from minerlib.backends import _cuda_hamming as kernels
 
-    return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device())
-
-
-def _to_host(*tensors: torch.Tensor) -> tuple[np.ndarray, ...]:
-    return tuple(tensor.cpu().numpy() for tensor in tensors)
+    return answer(kernels.distance, device(), a, b)
 
 
-def _of_tensors(relevance: Relevance) -> Any:
-    arrays = {
-        name: None if array is None else _to_device(array)
-        for name, array in vars(relevance).items()
-        if name != "own"
-    }
-    return SimpleNamespace(own=relevance.own, **arrays)
+def hamming_search(queries: Codes, database: Codes, k: int) -> tuple[Any, ...]:
+    from minerlib.backends import _cuda_hamming as kernels
+
+    return answer(kernels.search, device(), queries, database, k)
+
+
+def hamming_range(queries: Codes, database: Codes, radius: int) -> tuple[Any, ...]:
+    from minerlib.backends import _cuda_hamming as kernels
+
+    return answer(kernels.range_search, device(), queries, database, radius)
+
+
+def hamming_counts(queries: Codes, database: Codes, relevance: Relevance) -> tuple[Any, ...]:
+    from minerlib.backends import _cuda_hamming as kernels
+
+    return answer(kernels.counts, device(), queries, database, relevance)
+
+
+def hamming_average_precision(queries: Codes, database: Codes, relevance: Relevance, k: int) -> Any:
+    from minerlib.backends import _cuda_hamming as kernels
+
+    return answer(kernels.average_precision, device(), queries, database, relevance, k)

@@ -10,20 +10,20 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterable
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from minerlib.backends._device_codes import answer
 from minerlib.strategies import FARTHEST_NEGATIVE, NEAREST_NEGATIVE, Request
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from minerlib.device_inputs import DeviceProblem
     from minerlib.inputs import Relevance
     from tritonkernels.labels import Pairs
 
+    Codes = np.ndarray | torch.Tensor  # [rows, bytes] uint8; tensors of the GPU stay there
     Columns = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # loss [], gradients of x and y (or empty)
 
@@ -119,60 +119,39 @@ def pairwise(problem: DeviceProblem) -> torch.Tensor:  # [N, M] float64
     return kernels.pairwise(problem.anchors, problem.columns, problem.metric)
 
 
-def hamming_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def hamming_distance(a: Codes, b: Codes) -> Any:  # [N, M] int32
     from tritonkernels import hamming as kernels
 
-    return _to_host(kernels.distance(_to_device(a), _to_device(b)))[0]
+    return answer(kernels.distance, device(), a, b)
 
 
-def hamming_search(queries: np.ndarray, database: np.ndarray, k: int) -> tuple[np.ndarray, ...]:
+def hamming_search(queries: Codes, database: Codes, k: int) -> tuple[Any, ...]:
     from tritonkernels import hamming_search as kernels
 
-    return _to_host(*kernels.search(_to_device(queries), _to_device(database), k))
+    return answer(kernels.search, device(), queries, database, k)
 
 
-def hamming_range(queries: np.ndarray, database: np.ndarray, radius: int) -> tuple[np.ndarray, ...]:
+def hamming_range(queries: Codes, database: Codes, radius: int) -> tuple[Any, ...]:
     from tritonkernels import hamming_search as kernels
 
-    return _to_host(*kernels.range_search(_to_device(queries), _to_device(database), radius))
+    return answer(kernels.range_search, device(), queries, database, radius)
 
 
-def hamming_counts(queries: np.ndarray, database: np.ndarray, relevance: Relevance) -> tuple[np.ndarray, ...]:
+def hamming_counts(queries: Codes, database: Codes, relevance: Relevance) -> tuple[Any, ...]:
     from tritonkernels import hamming as kernels
 
-    return _to_host(*kernels.counts(_to_device(queries), _to_device(database), _of_tensors(relevance)))
+    return answer(kernels.counts, device(), queries, database, relevance)
 
 
-def hamming_average_precision(
-    queries: np.ndarray, database: np.ndarray, relevance: Relevance, k: int
-) -> np.ndarray:
+def hamming_average_precision(queries: Codes, database: Codes, relevance: Relevance, k: int) -> Any:
     from tritonkernels import hamming_ranking as kernels
 
-    found = kernels.average_precision(_to_device(queries), _to_device(database), _of_tensors(relevance), k)
-    return _to_host(found)[0]
+    return answer(kernels.average_precision, device(), queries, database, relevance, k)
 
 
-# Codes come validated as host arrays: they go to the current GPU and the answers come back.
-
-
-def _to_device(array: np.ndarray) -> torch.Tensor:
-    import torch
-
-    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
-    return tensor if interpreted() else tensor.cuda()
-
-
-def _to_host(*tensors: torch.Tensor) -> tuple[np.ndarray, ...]:
-    return tuple(tensor.cpu().numpy() for tensor in tensors)
-
-
-def _of_tensors(relevance: Relevance) -> Any:
-    arrays = {
-        name: None if array is None else _to_device(array)
-        for name, array in vars(relevance).items()
-        if name != "own"
-    }
-    return SimpleNamespace(own=relevance.own, **arrays)
+def device() -> str:
+    """Where codes of host arrays go."""
+    return "cpu" if interpreted() else "cuda"
 
 
 # Losses: nothing is read back, but for whether every class has a proxy.
