@@ -11,44 +11,28 @@ import numpy as np
 import pytest
 import torch
 
-from minerlib import _cuda_library, inputs, reference
+from minerlib import _cuda_library, reference
 from minerlib.backends import _cuda_hamming as kernels
-from minerlib.backends import reference as judge
-from minerlib.inputs import Relevance
 from tests.cuda_mirror import ROOT, mirror, threads_in_order
+from tests.hamming_cases import (
+    KINDS,
+    assert_equal,
+    check_pairs,
+    check_ranges_of_nothing_and_of_everything,
+    check_rankings,
+    check_rankings_of_both_kinds,
+    check_rankings_of_nothing,
+    check_rows_apart_and_codes_that_start_anywhere,
+    codes,
+    relevances,
+    tensor,
+)
 
 #: Queries, rows and bytes: one of each, both sides of a warp, a tile, a block's queries and every width.
 SIZES = (
     *((1, 1, 1), (3, 17, 3), (7, 31, 4), (8, 33, 5), (16, 129, 8), (31, 65, 9), (33, 127, 16), (2, 1023, 17)),
     *((8, 1025, 32), (1, 513, 33), (9, 63, 64), (2, 16, 65), (34, 1100, 2), (1, 8193, 8), (5, 15, 129)),
 )
-KINDS = ("random", "few distinct", "duplicates", "descending")
-
-
-def codes(kind: str, queries: int, rows: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng([KINDS.index(kind), queries, rows, width])
-    distinct = {"duplicates": 1, "few distinct": 4}.get(kind, rows)
-    database = rng.integers(0, 256, (distinct, width), dtype=np.uint8)[rng.integers(distinct, size=rows)]
-    x = database[rng.integers(rows, size=queries)].copy()
-    x[1::2] ^= rng.integers(0, 4, x[1::2].shape, dtype=np.uint8)
-    if kind == "descending":  # every row is nearer to the first query than all before it
-        order = np.argsort(-reference.hamming_distance(x[:1], database)[0], kind="stable")
-        database = np.ascontiguousarray(database[order])
-    return x, database
-
-
-def tensor(array: np.ndarray | None) -> Any:
-    return None if array is None else torch.from_numpy(array)
-
-
-def assert_equal(found: tuple[torch.Tensor, ...], wanted: tuple[np.ndarray, ...]) -> None:
-    assert len(found) == len(wanted)
-    for ours, theirs in zip(found, wanted, strict=True):
-        assert ours.numpy().dtype == theirs.dtype
-        assert ours.shape == theirs.shape
-        assert np.array_equal(ours.numpy(), theirs)
-
-
 GUARD = 64  # bytes behind every tensor that a launcher allocates
 
 
@@ -83,15 +67,10 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def search_and_ranges(a: np.ndarray, b: np.ndarray, ks: set[int]) -> None:
-    x, y = tensor(a), tensor(b)
-    distances = reference.hamming_distance(a, b)
-    assert_equal((kernels.distance(x, y),), (distances,))
+    check_pairs(kernels, a, b, ks)
     for k in sorted(ks):
-        wanted = reference.hamming_search(a, b, k)
-        assert_equal(kernels.search(x, y, k), wanted)
-        assert_equal(kernels.search(x, y, k, products=True), wanted)
-    radius = int(np.median(distances))
-    assert_equal(kernels.range_search(x, y, radius), reference.hamming_range(a, b, radius))
+        found = kernels.search(tensor(a), tensor(b), k, products=True)
+        assert_equal(found, reference.hamming_search(a, b, k))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +88,7 @@ def test_no_answer_depends_on_which_thread_is_first(order: int, queries: int, ro
     with threads_in_order(order):
         search_and_ranges(a, b, {5, rows // 2})
         for r in relevances(queries, rows, False):
-            counted(a, b, r, (rows // 2, rows))
+            check_rankings(kernels, a, b, r, {rows // 2, rows})
 
 
 @pytest.mark.parametrize("width", [1, 4, 5, 8, 13, 16, 24, 32, 33, 64, 72])
@@ -123,27 +102,11 @@ def test_each_bit_counts_once(width: int) -> None:
 
 
 def test_ranges_of_nothing_and_of_everything() -> None:
-    a, b = codes("random", 3, 40, 5)
-    for radius in (0, 40):
-        wanted = reference.hamming_range(a, b, radius)
-        assert_equal(kernels.range_search(tensor(a), tensor(b), radius), wanted)
-    for few in (a, a[:0]):
-        wanted = reference.hamming_range(few, b[:0], 3)
-        assert_equal(kernels.range_search(tensor(few), tensor(b[:0]), 3), wanted)
-    b = codes("random", 1, 40, 16)[1]
-    for none in (b[:0], np.random.default_rng(0).integers(0, 9, (0, 16), dtype=np.uint8)):
-        assert_equal(kernels.search(tensor(none), tensor(b), 2), reference.hamming_search(none, b, 2))
-        assert_equal(kernels.range_search(tensor(none), tensor(b), 2), reference.hamming_range(none, b, 2))
-    assert kernels.distance(tensor(a), tensor(b[:0])).shape == (3, 0)
+    check_ranges_of_nothing_and_of_everything(kernels)
 
 
 def test_rows_apart_and_codes_that_start_anywhere() -> None:
-    a, b = codes("random", 5, 60, 8)
-    wide = torch.zeros((60, 17), dtype=torch.uint8)
-    wide[:, 3:11] = tensor(b)
-    shifted = torch.cat((torch.zeros(3, dtype=torch.uint8), tensor(a).reshape(-1)))[3:].view(5, 8)
-    assert shifted.data_ptr() % 4
-    assert_equal(kernels.search(shifted, wide[:, 3:11], 9), reference.hamming_search(a, b, 9))
+    check_rows_apart_and_codes_that_start_anywhere(kernels)
 
 
 # ------------------------------------------------------------------ bounds, segments and memory
@@ -211,43 +174,20 @@ def test_codes_too_long_are_refused() -> None:
 # ------------------------------------------------------------------ relevance
 
 
-def relevances(queries: int, rows: int, own: bool) -> list[Relevance]:
-    rng = np.random.default_rng([queries, rows, own])
-    classes = rng.integers(0, 4, queries), rng.integers(0, 3, rows)
-    labels = rng.random((queries, 70)) < 0.03, rng.random((rows, 70)) < 0.03
-    return [inputs.relevance(x, None if own else y, queries, rows) for x, y in (classes, labels)]
-
-
-def on_tensors(r: Relevance) -> Relevance:
-    fields = (r.query_classes, r.database_classes, r.query_bits, r.database_bits)
-    return Relevance(*(tensor(field) for field in fields), r.own)
-
-
-def counted(a: np.ndarray, b: np.ndarray, r: Relevance, ks: tuple[int, ...]) -> None:
-    assert_equal(kernels.counts(tensor(a), tensor(b), on_tensors(r)), judge.hamming_counts(a, b, r))
-    for k in ks:
-        wanted = judge.hamming_average_precision(a, b, r, k)
-        assert_equal((kernels.average_precision(tensor(a), tensor(b), on_tensors(r), k),), (wanted,))
-
-
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize(("kind", "queries", "rows", "width"), [
     ("few distinct", 3, 130, 3), ("random", 2, 1400, 16), ("duplicates", 2, 60, 1), ("random", 1, 9, 33),
     ("few distinct", 65, 70, 8), ("random", 5, 300, 129),
 ])  # fmt: skip
 def test_counts_and_average_precision(kind: str, queries: int, rows: int, width: int, own: bool) -> None:
-    a, b = codes(kind, queries, rows, width)
-    if own:
-        a = b = b[: queries + 1]
-    for r in relevances(len(a), len(b), own):
-        counted(a, b, r, (len(b) // 3 + 1, len(b)))
+    check_rankings_of_both_kinds(kernels, kind, queries, rows, width, own)
 
 
 def test_queries_ranked_in_chunks_know_their_own_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "MOST_QUERIES", 5)
     _, b = codes("few distinct", 1, 12, 2)
     for r in relevances(12, 12, True):
-        counted(b, b, r, (12,))
+        check_rankings(kernels, b, b, r, {12})
 
 
 def test_a_thread_counts_more_rows_than_half_a_word_holds() -> None:
@@ -259,13 +199,7 @@ def test_a_thread_counts_more_rows_than_half_a_word_holds() -> None:
 
 
 def test_rankings_of_nothing() -> None:
-    a, b = codes("random", 2, 3, 2)
-    nothing = on_tensors(inputs.relevance(np.zeros(2, int), np.zeros(0, int), 2, 0))
-    assert kernels.average_precision(tensor(a), tensor(b[:0]), nothing, 5).tolist() == [0.0, 0.0]
-    every, relevant = kernels.counts(tensor(a), tensor(b[:0]), nothing)
-    assert every.shape == relevant.shape == (2, 17)
-    assert not every.any()
-    assert not relevant.any()
+    check_rankings_of_nothing(kernels)
 
 
 # ------------------------------------------------------------------ launch arithmetic

@@ -17,7 +17,7 @@ import minerlib
 from minerlib import device_inputs, reference
 from tests import datasets
 from tests.conftest import FAMILIES, Running, _recorder, load_backend
-from tests.triton_interpreter import INTERPRETED, NOT_INTERPRETED
+from tests.triton_interpreter import INTERPRETED, NOT_INTERPRETED, with_constants
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason=NOT_INTERPRETED)
 
@@ -154,6 +154,26 @@ def test_windows(case: Any, triton: Running) -> None:
     batch = Batch(*data)
     for strategy in WINDOWS:
         assert_mined(batch, triton, "window", strategy, pairs=pairs, seed=SEED)
+
+
+@pytest.mark.parametrize(
+    ("data", "dtype", "margin"),
+    [("gaussian", "float32", None), ("duplicates", "bfloat16", 0.5), ("grid", "float32", 3.0)],
+)
+def test_the_drawn_one_lies_in_any_part_of_the_row(
+    data: str, dtype: str, margin: float | None, triton: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three parts of two blocks: with nothing to ask, with everything, and with some at the edges."""
+    from tritonkernels import window
+
+    small = with_constants(window.WINDOW_KERNEL, PAIRS=2, COLUMNS=16, ASKED=8, PARTS=4)
+    monkeypatch.setattr(window, "WINDOW_KERNEL", small)
+    batch = Batch(data, "few", dtype, "euclidean", 1, 79, 3, margin)
+    for strategy in ("semi-hard", "random-hard", "semi-hard-nearest"):
+        assert_mined(batch, triton, "window", strategy, seed=SEED)
+    negatives = batch.expected("random-hard", seed=SEED)[2]
+    assert set(negatives // 32) == {0, 1, 2}
+    assert_mined(batch, triton, "every_triplet", "all")
 
 
 @pytest.mark.parametrize("fallback", ["hardest", "farthest"])

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import minerlib
+from minerlib import hamming, inputs
 from minerlib.strategies import STRATEGIES
 from tests.triton_interpreter import INTERPRETED, NOT_INTERPRETED
 
@@ -86,3 +87,64 @@ def test_more_and_fewer_slots_than_pairs(batch: tuple[torch.Tensor, torch.Tensor
     ):  # what the host answers
         wanted = minerlib.mine(*batch, strategy, margin=2.0, seed=2**64 - 3, compact=False, slots=slots)
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, wanted, strict=True))
+
+
+# ------------------------------------------------------------------ packed codes
+
+
+@pytest.fixture
+def codes() -> tuple[torch.Tensor, torch.Tensor]:
+    made = torch.randint(256, (23, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return made[:3], made[3:]
+
+
+def test_opcheck_of_codes(codes: tuple[torch.Tensor, torch.Tensor]) -> None:
+    from minerlib import ops
+
+    kinds = ("test_schema", "test_faketensor")
+    torch.library.opcheck(ops.code_distances, codes, test_utils=kinds)
+    torch.library.opcheck(ops.nearest_codes, (*codes, 4), test_utils=kinds)
+    torch.library.opcheck(ops.codes_within, (*codes, 33), test_utils=(*kinds, "test_aot_dispatch_dynamic"))
+
+
+def test_codes_compiled_whole(codes: tuple[torch.Tensor, torch.Tensor]) -> None:
+    def found(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (
+            minerlib.hamming_distance(~x, y, backend="triton") + 1,
+            *minerlib.hamming_search(~x, y, 4, backend="triton"),
+            *minerlib.hamming_range(~x, y, 33, backend="triton"),
+        )
+
+    compiled = torch.compile(found, backend="aot_eager", fullgraph=True)
+    for ours, plain in zip(compiled(*codes), found(*codes), strict=True):
+        assert torch.equal(ours, plain)
+
+
+def test_codes_on_the_device_stay_there(
+    codes: tuple[torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the interpreter the host is the device: nothing passes through NumPy, which arrays still do."""
+    from minerlib.backends import _device_codes
+
+    wanted = minerlib.hamming_range(*codes, 33, backend="reference")
+    arrays = [code.numpy() for code in codes]
+    for ours, theirs in zip(minerlib.hamming_range(*arrays, 33, backend="triton"), wanted, strict=True):
+        assert (ours == theirs.numpy()).all()
+    for module, name in ((hamming, "to_numpy"), (inputs, "to_numpy"), (_device_codes, "_to_device")):
+        monkeypatch.setattr(module, name, None)
+    for ours, theirs in zip(minerlib.hamming_range(*codes, 33, backend="triton"), wanted, strict=True):
+        assert torch.equal(ours, theirs)
+    assert minerlib.hamming_search(*codes, 1, backend="triton").indices.shape == (3, 1)
+    assert minerlib.hamming_distance(*codes, backend="triton").dtype == torch.int32
+
+
+def test_bad_codes_are_refused_as_on_the_host(codes: tuple[torch.Tensor, torch.Tensor]) -> None:
+    x, y = codes
+    for arguments in ((x[0], y, 1), (x.int(), y, 1), (x[:, :0], y[:, :0], 1), (x, y[:, :8], 1), (x, y[:0], 1),
+                      (x, y, 0), (x, y, 21), (x.to(torch.complex64), y, 1), (x, y, "3")):  # fmt: skip
+        messages = []
+        for backend in ("reference", "triton"):
+            with pytest.raises((TypeError, ValueError)) as caught:
+                minerlib.hamming_search(*arguments, backend=backend)
+            messages.append((type(caught.value), str(caught.value)))
+        assert messages[0] == messages[1]
