@@ -43,7 +43,7 @@ def hamming_map(
     the query's, or, with multi-labels, where they share one.
 
     Args:
-        query_codes, database_codes: packed codes, see `pack_bits`.
+        query_codes, database_codes: packed codes, see `pack_bits`; those of a GPU are copied to the host.
         query_labels, database_labels: integers or bool `[rows]`, or multi-labels, bool `[rows, labels]`.
         k: where rankings are cut, 1 to M; None: the whole ranking.
         ties: how rows at the same distance are ordered.

@@ -126,8 +126,6 @@ def hashing() -> Any:
 
 def cases() -> dict[str, Callable[[], Any]]:
     """Calls by name; those that begin with "padded" or "loss" must read nothing."""
-    from tritonkernels import hamming_search
-
     found: dict[str, Callable[[], Any]] = {}
     for strategy, plan in STRATEGIES.items():
         small = (strategy, 300, 130, torch.float32)
@@ -141,7 +139,11 @@ def cases() -> dict[str, Callable[[], Any]]:
     found["nearest"] = lambda: minerlib.nearest(rows(9, 64), rows(5000, 64), 3, backend="triton")
     found["pairwise_distance"] = lambda: minerlib.pairwise_distance(rows(9, 64), backend="triton")
     codes = lambda count: torch.empty(count, 8, dtype=torch.uint8, device=HERE)  # noqa: E731
-    found["padded search of codes"] = lambda: hamming_search.search(codes(40), codes(5000), 9)
+    found["padded search of codes"] = lambda: minerlib.hamming_search(
+        codes(40), codes(5000), 9, backend="triton"
+    )
+    found["range of codes"] = lambda: minerlib.hamming_range(codes(4), codes(500), 9, backend="triton")
+    found["distances of codes"] = lambda: minerlib.hamming_distance(codes(4), codes(9), backend="triton")
     found["loss of padded triplets"] = padded_loss
     found["loss of codes"] = hashing
     found["loss batch_all"] = lambda: batch_loss(losses.batch_all, 300, 130)

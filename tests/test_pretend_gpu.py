@@ -43,6 +43,8 @@ def test_compact_answers_read_what_sizes_them(report: dict[str, Any]) -> None:
     assert all(reads[name] == 2 for name in reads.keys() - per_anchor)
     assert report["nearest"]["reads"] == report["pairwise_distance"]["reads"] == 1
     assert report["count_triplets"]["reads"] == 2
+    assert report["range of codes"]["reads"] == 1
+    assert report["distances of codes"]["reads"] == 0
 
 
 def test_extra_memory(report: dict[str, Any]) -> None:

@@ -206,7 +206,7 @@ def window_kernel(
     stop = tl.minimum(tl.load(offsets + i + 1), slots)
     step = tl.num_programs(1) * PAIRS
     lane, few = tl.arange(0, COLUMNS), tl.arange(0, ASKED)
-    part_columns = tl.cdiv(tl.cdiv(columns, COLUMNS), PARTS) * COLUMNS
+    part_columns = tl.maximum(tl.cdiv(tl.cdiv(columns, COLUMNS), PARTS), 2) * COLUMNS
     for begin in range(start + tl.program_id(1) * PAIRS, stop, step):
         slot = (begin + tl.arange(0, PAIRS)).to(tl.int64)
         p, live, dp = _pair(x, y, x_largest, y_largest, x_norms, y_norms, positives, i, slot, stop, dims,
@@ -377,17 +377,15 @@ class WindowConfig:
     columns are counted, programs that share an anchor's pairs."""
 
     pairs: int = 4
-    columns: int = 128
-    asked: int = 16
+    columns: int = 64
+    asked: int = 8
     parts: int = 32
     shares: int = 4
-    num_warps: int = 4
+    num_warps: int = 1  # which waits for no other, and does what is done once a pair once
 
 
 WINDOW = WindowConfig()
 SCORE_PAIRS = 64
-#: As few registers as leave nothing to spill: three programs on a multiprocessor of NVIDIA's.
-_OPTIONS = always(num_warps=WINDOW.num_warps, maxnreg=168, **CANONICAL)
 _ROWS = {"x": "*kind", "y": "*kind", "slots": "i64",
          **dict.fromkeys(("x_largest", "y_largest", "x_norms", "y_norms", "margin_at"), "*fp64")}  # fmt: skip
 _LONGS = ("seed_at", "offsets", "positives", "starts", "out", "listed_anchors", "listed_positives",
@@ -396,14 +394,16 @@ WINDOW_KERNEL = Kernel(
     window_kernel,
     {**_ROWS, **dict.fromkeys(("half_norms", "parameters"), "*fp64"), **dict.fromkeys(_LONGS, "*i64"),
      **dict.fromkeys(("values", "x_errors", "y_errors"), "*fp32")},
-    choices(kind=KINDS, MODE=range(4), COSINE=(False, True)), _OPTIONS,
+    choices(kind=KINDS, MODE=range(4), COSINE=(False, True)),
+    # As few registers as leave nothing to spill: twelve programs on a multiprocessor of NVIDIA's.
+    always(num_warps=WINDOW.num_warps, maxnreg=168, **CANONICAL),
     always(PAIRS=WINDOW.pairs, COLUMNS=WINDOW.columns, ASKED=WINDOW.asked, PARTS=WINDOW.parts),
     ("values", "y_errors", "padded_columns"),
 )  # fmt: skip
 SCORE_KERNEL = Kernel(
     score_kernel,
     {**_ROWS, **dict.fromkeys(("total", "anchors", "positives", "nearest", "out"), "*i64")},
-    choices(kind=KINDS, COSINE=(False, True)), _OPTIONS, always(PAIRS=SCORE_PAIRS),
+    choices(kind=KINDS, COSINE=(False, True)), always(num_warps=4, **CANONICAL), always(PAIRS=SCORE_PAIRS),
 )  # fmt: skip
 
 
