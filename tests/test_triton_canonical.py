@@ -54,15 +54,15 @@ def _rows(data: str, n: int, d: int, dtype: str) -> tuple[np.ndarray, torch.Tens
 def test_pairs_tiles_and_norms_have_the_bits_of_the_reference(data: str, dtype: str) -> None:
     for d in (1, 17):
         (x, tx), (y, ty) = _rows(data, 7, d, dtype), _rows(data, 5, d, dtype)
-        wide = tx.float() if dtype == "float16" else tx  # as every caller does
-        assert np.array_equal(canonical.norms(wide).numpy(), np.sqrt(reference.squared_norms(x)))
+        wide = [rows.float() if dtype == "float16" else rows for rows in (tx, ty)]  # as every caller does
+        assert np.array_equal(canonical.norms(wide[0]).numpy(), np.sqrt(reference.squared_norms(x)))
         for product, wanted in ((False, reference.squared_distances), (True, reference.dot_products)):
             out = torch.full((7, 5), torch.nan, dtype=torch.float64)
             _tile[(1,)](tx, ty, out, 7, 5, d, PRODUCT=product, ROWS=8, COLUMNS=8)
             assert np.array_equal(out.numpy(), wanted(x, y))
         i, j = (torch.from_numpy(at.ravel()) for at in np.indices((7, 5)))
         for metric in ("sqeuclidean", "cosine"):
-            lengths = canonical.metric_norms(tx, ty, metric)
+            lengths = canonical.metric_norms(*wide, metric)
             out = torch.full((35,), torch.nan, dtype=torch.float64)
             _pairs[(1,)](tx, ty, *lengths, i, j, out, 35, d, COSINE=metric == "cosine", PAIRS=64)
             assert np.array_equal(out.numpy(), reference.selection_values(x, y, metric).ravel()), metric
