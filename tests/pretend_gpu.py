@@ -170,6 +170,7 @@ def main() -> None:
         with (
             mock.patch("triton.runtime.jit.JITFunction.run", lambda *a, run=launches.run, **o: run(*a, **o)),
             mock.patch("torch.cuda.device", current_device),
+            mock.patch("tritonkernels.launching.EVERY_TYPE", True),
             mock.patch.object(backend, "reasons_unusable", tuple),
             mock.patch.object(device_inputs.DeviceProblem, "read", read),
             mock.patch.object(torch.Tensor, "__int__", lambda tensor, reads=reads: reads.append(1) or READ),

@@ -62,7 +62,7 @@ def test_every_kernel_has_its_forms_and_no_other_launch() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Subscript)
     ]
-    assert launches == ["launching: self.function[grid](*arguments, **ready[0])"]
+    assert launches == ["launching: self.function[grid](*arguments, **constants)"]
 
 
 @pytest.mark.parametrize("number", [0, 1, 16, 17, (1 << 31) - 1])

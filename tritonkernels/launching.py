@@ -29,7 +29,11 @@ BACKENDS = ("cuda", "hip")
 
 DTYPES = {"*fp16": torch.float16, "*bf16": torch.bfloat16, "*fp32": torch.float32, "*fp64": torch.float64,
           "*i32": torch.int32, "*i64": torch.int64}  # fmt: skip
+NUMBERS = ("i32", "i64")
 KIND_OF = {dtype: kind[1:] for kind, dtype in DTYPES.items()}
+
+#: Whether the types of all tensors are looked at in every launch, as the tests have it, or in a form's first.
+EVERY_TYPE = os.environ.get("TRITON_INTERPRET", "") == "1"
 
 #: Every kernel whose module has been imported.
 KERNELS: list[Kernel] = []
@@ -162,6 +166,7 @@ class Kernel:
             for form in self.forms
             if ("hip" if HIP else "cuda") in backends(**form)
         }  # fmt: skip
+        self._typed: set[tuple[Any, ...]] = set()  # forms whose tensors' types have been looked at
         KERNELS.append(self)
 
     def constants(self, form: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,38 +180,49 @@ class Kernel:
         kind = self.types[argument]
         return f"*{form[kind[1:]]}" if kind[1:] in self._kinds else kind
 
-    def _checks(self, form: Mapping[str, Any]) -> list[tuple[str, torch.dtype | None, int, bool]]:
-        """(argument, type of the tensor, number from which on it is too large, whether it is divisible)."""
-        found = [(name, self.type_of(name, form)) for name in self.arguments]
-        return [
-            (name, DTYPES.get(kind), 1 << (63 if kind == "i64" else 31), name in self.divisible)
-            for name, kind in found
+    def _checks(self, form: Mapping[str, Any]) -> tuple[list[tuple[int, Any]], ...]:
+        """(place, type) of tensors; (place, limit) of numbers; (place, whether tensor) of divisible ones."""
+        kinds = [self.type_of(name, form) for name in self.arguments]
+        tensors = [(place, DTYPES[kind]) for place, kind in enumerate(kinds) if kind in DTYPES]
+        numbers = [
+            (place, 1 << (63 if kind == "i64" else 31))
+            for place, kind in enumerate(kinds)
+            if kind not in DTYPES
         ]
+        divisible = [(self.arguments.index(name), self.types[name] not in NUMBERS) for name in self.divisible]
+        return tensors, numbers, divisible
 
     def __call__(self, grid: tuple[int, ...], *arguments: Any, **choice: Any) -> None:
         kinds = [KIND_OF[arguments[place].dtype] for place in self._places]
-        ready = None
-        if len(choice) == len(self._flags):
-            ready = self._ready.get((*kinds, *(choice.get(name) for name in self._flags)))
-        if ready is None:
+        form = (*kinds, *[choice.get(name) for name in self._flags])
+        ready = self._ready.get(form)
+        if ready is None or len(choice) != len(self._flags):
             raise AssertionError(f"{self.name} has no form for {kinds} and {choice}")
-        for (name, dtype, limit, divisible), argument in zip(ready[1], arguments, strict=True):
-            if dtype is None:
-                if not -limit <= argument < limit:
-                    raise ValueError(f"{self.name}: {name}: expected less than {limit}, got {argument}")
-                fine = not divisible or argument % 16 == 0
-            else:
-                fine = argument.dtype is dtype and not (
-                    divisible and argument.storage_offset() * dtype.itemsize % 16
-                )
-            if not fine:
-                raise AssertionError(f"{self.name}: {name} is not as declared: {argument}")
+        constants, (tensors, numbers, divisible) = ready
+        assert len(arguments) == len(self.arguments), self.name
+        if form not in self._typed:
+            for place, dtype in tensors:
+                if arguments[place].dtype is not dtype:
+                    self._refuse(place, arguments)
+            if not EVERY_TYPE:
+                self._typed.add(form)
+        for place, limit in numbers:
+            if not -limit <= arguments[place] < limit:
+                name, number = self.arguments[place], arguments[place]
+                raise ValueError(f"{self.name}: {name}: expected less than {limit}, got {number}")
+        for place, tensor in divisible:
+            value = arguments[place]
+            if (value.storage_offset() * value.element_size() if tensor else value) % 16:
+                self._refuse(place, arguments)
         if HIP:  # where tensors below 2 GB have variants too, but not those whose size cannot be seen
             arguments = tuple(
                 triton.reinterpret(value, value.dtype) if isinstance(value, torch.Tensor) else value
                 for value in arguments
             )
-        self.function[grid](*arguments, **ready[0])
+        self.function[grid](*arguments, **constants)
+
+    def _refuse(self, place: int, arguments: tuple[Any, ...]) -> None:
+        raise AssertionError(f"{self.name}: {self.arguments[place]} is not as declared: {arguments[place]}")
 
     def compilations(self) -> Iterator[Compilation]:
         """All forms, for each maker's GPUs where they may be launched."""
