@@ -132,6 +132,62 @@ def test_every_instruction_set_and_thread_count():
     assert len(found) == 1
 
 
+def wide_classes(kind: str) -> tuple[np.ndarray, np.ndarray, str]:
+    """Rows of few classes, whose positives fill whole tiles; rows, labels, metric."""
+    draw = np.random.default_rng(5)
+    y = draw.integers(0, 3, 1300)
+    x = draw.standard_normal((1300, 24)).astype(np.float32)
+    metric = "sqeuclidean"
+    match kind:
+        case "tight classes":
+            x = x * np.float32(0.02) + draw.standard_normal((3, 24)).astype(np.float32)[y]
+        case "unit rows, some zero":
+            x /= np.linalg.norm(x, axis=1, keepdims=True)
+            x[::50] = 0
+            metric = "cosine"
+        case "unit rows":
+            x, metric = x + 1, "cosine"
+        case "one value a row":
+            x *= draw.integers(0, 24, 1300)[:, None] == np.arange(24)
+        case "a long row":
+            x[700] *= 40
+        case "float64":
+            x = 1e3 + x.astype(np.float64)
+        case "duplicates":
+            x = x[draw.integers(0, 300, 1300)]
+        case "many dimensions":
+            x = np.tile(x, (1, 13)) + draw.standard_normal((1300, 312)).astype(np.float32)
+        case "an odd number":
+            x = x[:, :17]
+        case "along a line":
+            x = x * np.float32(0.01) + draw.standard_normal((1300, 1)).astype(np.float32)
+        case "two scales":
+            x[::2] *= np.float32(0.01)
+    return np.ascontiguousarray(x), y, metric
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "plain", "tight classes", "unit rows, some zero", "unit rows", "one value a row", "a long row",
+        "float64", "duplicates", "many dimensions", "an odd number", "along a line", "two scales",
+    ],
+)  # fmt: skip
+def test_wide_classes(kind):
+    """Large enough for tiles that only tell which values are computed."""
+    native = pytest.importorskip("minerlib.backends.native")
+    if native.reasons_unusable():
+        pytest.skip("; ".join(native.reasons_unusable()))
+    x, y, metric = wide_classes(kind)
+    for percentile, cases in ((None, offline.EXTREME_CASES), (75, offline.EXTREME_CASES), (None, ["hphn"])):
+        options = {"outlier_percentile": percentile, "metric": metric, "chunk_rows": 330, "progress": False}
+        mined = offline.mine(x, y, cases, **options)
+        plain = offline.mine(x, y, cases, backend="reference", **options)
+        for case, triplets in plain.items():
+            for got, wanted in zip(mined[case], triplets, strict=True):
+                np.testing.assert_array_equal(got, wanted, err_msg=f"{case}, {percentile}")
+
+
 def test_cases_are_the_strategies_of_the_same_names():
     x, y = data("plain", 300)
     names = [case for case in offline.CASES if case != "hard-negatives"]

@@ -16,6 +16,7 @@
 
 #include "candidates.h"
 #include "chunks.h"
+#include "coarse_sweep.h"
 #include "families.h"
 
 namespace minerlib {
@@ -27,7 +28,14 @@ public:
         : pair_(pair), wanted_(wanted), n_(pair.rows.rows), anchors_(pair.split > 0 ? pair.split : n_),
           order_(pair.words > 0 ? nullptr : pair.order), canonical_(problem),
           filter_(problem, pair.metric == Metric::cosine ? Space::cosine : Space::squared, order_, order_) {
-        if (order_ != nullptr) find_positives();
+        if (order_ == nullptr) return;
+        find_positives();
+        if constexpr (Bytes::EXISTS) {
+            if (!filter_.usable) return;
+            coarse_ = std::make_unique<Bytes>(pair_, filter_, wanted_, anchors_, positives_begin_.get(),
+                                              positives_end_.get());
+            if (!coarse_->usable()) coarse_.reset();
+        }
     }
 
     void run() {
@@ -55,6 +63,9 @@ public:
     }
 
 private:
+    using Bytes = CoarseSweep<T, Panel>;
+
+    static constexpr int PAUSE = 8;          // blocks of anchors that do without coarse tiles, where they spare little
     static constexpr int64_t CHUNK = GROUP;  // columns taken at a time
     // Anchors that share a pass over the columns: many, as panels of columns come from memory; their values of one
     // piece still fit a second-level cache.
@@ -66,6 +77,8 @@ private:
         Buffer<float> bounds[4];  // those of the lists, side by side
         Buffer<float> edges[4], limits, positive_values;
         Scratch scratch;
+        typename Bytes::State coarse;
+        int pause = 0;  // how many blocks of anchors do without coarse tiles
 
         Shortlist* at(int e, int64_t i) const { return lists[e].get() == nullptr ? nullptr : lists[e].get() + i; }
     };
@@ -116,6 +129,14 @@ private:
     }
 
     void start(Work& work) const {
+        if constexpr (Bytes::EXISTS) {
+            if (fresh()) work.pause = PAUSE;
+            if (coarse_ != nullptr) coarse_->start(work.coarse);
+            for (int e = 0; e < 4 && coarse_ != nullptr; ++e) {
+                work.bounds[e].resize(n_);  // what no row passes, where the extremum is not wanted
+                std::fill_n(work.bounds[e].get(), n_, -std::numeric_limits<float>::infinity());
+            }
+        }
         for (int e = 0; e < 4; ++e) {  // what no column passes, where the extremum is not wanted
             work.edges[e].resize(CHUNK + WIDTH);
             std::fill_n(work.edges[e].get(), CHUNK + WIDTH, std::numeric_limits<float>::quiet_NaN());
@@ -127,8 +148,27 @@ private:
             work.bounds[e].resize(n_);
             for (int64_t i = 0; i < n_; ++i) {
                 restart(e, i, work.lists[e][i]);
-                work.bounds[e][i] = static_cast<float>(work.lists[e][i].bound());
+                set_bound(e, i, work);
             }
+        }
+    }
+
+    // Whether most of the columns have nothing recorded that bounds what is looked for.
+    bool fresh() const {
+        int64_t missing = 0;
+        for (int64_t i = pair_.split; i < n_; ++i) {
+            const Record& record = pair_.records[row(i)];
+            for (int e = 0; e < 4; ++e) missing += (wanted_ >> e & 1) != 0 && record.id[e] < 0 ? 1 : 0;
+        }
+        return missing * 2 > n_ - pair_.split;
+    }
+
+    // To be called whenever a list's bound may have changed.
+    void set_bound(int e, int64_t i, Work& work) const {
+        const double bound = work.lists[e][i].bound();
+        work.bounds[e][i] = static_cast<float>(bound);
+        if constexpr (Bytes::EXISTS) {
+            if (coarse_ != nullptr) coarse_->mark(e, i, bound, work.coarse);
         }
     }
 
@@ -144,6 +184,17 @@ private:
     void sweep_block(int64_t first, int64_t count, Work& work) const {
         const bool alone = pair_.split == 0;
         const int64_t from = alone ? first : pair_.split, behind = alone ? first + count : pair_.split;
+        if constexpr (Bytes::EXISTS) {
+            if (coarse_ != nullptr && --work.pause < 0) {
+                const auto offer_both = [&](int side, int64_t i, int64_t j, float value, bool shared) {
+                    weigh(side, i, j, value, shared, work);
+                };
+                if (!coarse_->sweep(first, count, from, behind, work.bounds, work.coarse, offer_both)) {
+                    work.pause = PAUSE;
+                }
+                return;
+            }
+        }
         double largest = 0;
         const auto start = [&](int64_t, double half_norm) { largest = std::max(largest, half_norm); };
         const auto consume = [&](int64_t r, int64_t column, int64_t columns, float* values) {
@@ -153,6 +204,19 @@ private:
                  work);
         };
         sweep(filter_, first, count, from / Panel::COLUMNS * Panel::COLUMNS, CHUNK, work.scratch, start, consume);
+    }
+
+    // Offers column j, whose value is v, to row i's lists of one side, and the row to the column's.
+    void weigh(int side, int64_t i, int64_t j, float value, bool shared, Work& work) const {
+        const double own = filter_.half_norm(i), h = filter_.half_norm(j), error = filter_.error(own, h);
+        const double v = static_cast<double>(value), mirrored = v + own - h;
+        for (int e = side; e < side + 2; ++e) {
+            if ((wanted_ >> e & 1) == 0) continue;
+            if (sign(e) * v - error <= static_cast<double>(work.bounds[e][i])) offer(e, i, j, v, own, error, work);
+            if (shared && sign(e) * mirrored - error <= static_cast<double>(work.bounds[e][j])) {
+                offer(e, j, i, mirrored, h, error, work);
+            }
+        }
     }
 
     // Splits the values of a row into those of positives and of negatives.
@@ -315,7 +379,7 @@ private:
         }
         if (list.full()) collapse(e, i, list);
         list.offer(sign(e) * v, error, j);
-        work.bounds[e][i] = static_cast<float>(list.bound());
+        set_bound(e, i, work);
     }
 
     // Decides among the columns of a full list, so that only the best of them stays. Where all are equally good
@@ -399,6 +463,7 @@ private:
     const Canonical<T> canonical_;
     const Filter<T, Panel> filter_;
     Buffer<int64_t> positives_begin_, positives_end_;  // [anchors]
+    std::unique_ptr<Bytes> coarse_;                    // null: panels decide alone
 };
 
 void chunk_extremes(const ChunkPair& pair, unsigned wanted) {

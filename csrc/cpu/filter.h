@@ -64,11 +64,24 @@ public:
     double error(double half_norm_row, double half_norm_column) const {
         return relative * (half_norm_row + half_norm_column) + absolute;
     }
+    // Of that, what comes from rounding the rows to float32, and from the canonical sum itself.
+    double rounding(double half_norm_row, double half_norm_column) const {
+        return rounding_ * (half_norm_row + half_norm_column) + absolute;
+    }
+    // Whether v + H_i is half a squared distance; not so where a cosine's rows include zeros.
+    bool euclidean() const { return !fixed_norms_; }
     double half_norm(int64_t column) const { return half_norms_[column]; }
+    const float* half_norms() const { return half_norms_.get(); }
     double group_half_norm(int64_t group) const { return group_max_[group]; }
     int64_t padded_columns() const { return blocks_ * Panel::COLUMNS; }
 
     int64_t steps() const { return Panel::steps(dims); }
+
+    // A row is padded with zeros for whole vectors.
+    int64_t padded_dims() const { return ceil_div(dims, Panel::PADDING) * Panel::PADDING; }
+
+    // Column j as it is rounded to float32, out [padded_dims()]; returns half its squared norm.
+    double row(int64_t j, float* out) const { return transform(y_ + (order_ != nullptr ? order_[j] : j) * dims, out); }
 
     // Packs `rows` anchors from `first` on into panels [ceil(rows / Panel::ROWS)][steps][Panel::ROWS].
     void pack_anchors(int64_t first, int64_t rows, float* panels, double* half_norms, Buffer<float>& work) const {
@@ -93,8 +106,6 @@ public:
     }
 
 private:
-    int64_t padded_dims() const { return ceil_div(dims, Panel::PADDING) * Panel::PADDING; }
-
     // row * m - center in float32; returns half the squared norm of the rounded row, or 1/2 in a cosine space
     // that cannot be shifted.
     double transform(const T* row, float* out) const {
@@ -179,6 +190,7 @@ private:
         scale_out = space == Space::squared ? 2.0 / (scale_ * scale_) : space == Space::unit ? 2.0 : 1.0;
         if (!problem.exact) return;
         const double u = 0x1p-24, d = static_cast<double>(dims);
+        rounding_ = 12 * u * 1.02 + (d / 4 + 16) * 0x1p-53;
         relative = (Panel::roundings(dims) + 12) * u * 1.02 + (d / 4 + 16) * 0x1p-53;
         absolute = d * 0x1p-118 + (normalise_ ? (d + 64) * 0x1p-53 : 0.0);
     }
@@ -284,7 +296,7 @@ private:
     const int64_t *order_, *anchors_;
     const bool normalise_;
     bool fixed_norms_ = false;
-    double scale_ = 1;
+    double scale_ = 1, rounding_ = 0;
     Buffer<double> center_;     // [D], scaled
     Buffer<float> packed_;      // [blocks][steps][Panel::COLUMNS]
     Buffer<float> half_norms_;  // [blocks * Panel::COLUMNS]

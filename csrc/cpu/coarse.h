@@ -1,0 +1,361 @@
+// The coarse half of a filter of two stages: rows as bytes, multiplied at twice the rate of 16-bit integers and
+// compared in 16 bits, tell which values of the panels (panels.h) need be computed at all.
+//
+// With the rows a of a filter (shifted, scaled, in float32) and one step s for all of them,
+//
+//     a = s q + e,    q whole and at most LARGEST in magnitude,    g the whole number next to |a|^2 / 2 / s^2
+//     z(i, j) = origin - g_i - g_j + q_i . q_j
+//
+// so that half the squared distance of two rows is s^2 (origin - z), within s^2 for the two g and, E being the largest
+// |e|, E (|a_i| + |a_j|) + E^2 for the products. That and the filter's own error are the reach of a row. Sums are taken
+// modulo 2^16; only their end must lie within 16 bits, and does, as s is chosen so that |a| + E <= 181 s.
+// Rows that are only compared within their class may be taken from its centre first: shorter, so E is smaller.
+//
+// vpmaddubsw takes bytes without a sign on one side: anchors hold q + LARGEST, and the columns' terms take LARGEST
+// times their sum away. Two products of at most 2 LARGEST * LARGEST fit 16 bits.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "filter.h"
+
+namespace minerlib {
+namespace MINERLIB_ISA {
+
+// A pair of rows is of interest where its z passes an edge of either row: z > near or far > z > least. Arrays of an
+// edge for each row.
+struct CoarseEdges {
+    const int16_t *near, *far, *least;
+
+    CoarseEdges from(int64_t i) const { return {near + i, far + i, least + i}; }
+};
+
+// No such path: panels decide alone.
+template <class T, class Panel> struct Coarse {
+    static constexpr bool EXISTS = false;
+    struct Part {};
+};
+template <class T, class Panel> struct WholeRows {};
+
+#if MINERLIB_ISA_LEVEL == 1 && !defined(MINERLIB_TILES)
+// The rows of a filter, each in float32 and as whole numbers: a panel's values one by one, and panels of anchors.
+template <class T> class WholeRows<T, Int16Panel> {
+public:
+    using Panels = Filter<T, Int16Panel>;
+
+    WholeRows(const Panels& filter, int threads)
+        : filter_(filter), padded_(filter.padded_dims()), rows_(filter.columns * padded_),
+          integers_(filter.columns * padded_ / 2), half_norms_(filter.columns), scales_(filter.columns) {
+        parallel_for(threads, ceil_div(filter.columns, GROUP), [&](int64_t group) {
+            Buffer<float> work(padded_);
+            for (int64_t j = group * GROUP; j < std::min(filter.columns, (group + 1) * GROUP); ++j) {
+                float* row = rows_.get() + j * padded_;
+                half_norms_[j] = filter.row(j, row);
+                std::copy_n(row, padded_, work.get());
+                Int16Panel::convert(work.get(), filter.dims, 0);
+                scales_[j] = std::exchange(work[filter.steps() - 1], 0.0f);
+                std::copy_n(work.get(), padded_ / 2, integers_.get() + j * padded_ / 2);
+            }
+        });
+    }
+
+    const float* row(int64_t j) const { return rows_.get() + j * padded_; }
+    double half_norm(int64_t j) const { return half_norms_[j]; }
+
+    // v of row i and column j.
+    float value(int64_t i, int64_t j) const {
+        const int64_t half = padded_ / 2;
+        return Int16Panel::value(integers_.get() + i * half, integers_.get() + j * half, half, scales_[i] * scales_[j],
+                                 static_cast<float>(filter_.half_norm(j)));
+    }
+
+    // As the filter's, of the rows first .. first + count - 1.
+    void pack_anchors(int64_t first, int64_t count, float* panels, Buffer<float>& work) const {
+        constexpr int64_t ROWS = Int16Panel::ROWS;
+        const int64_t half = padded_ / 2, steps = filter_.steps(), stride = half + 1;
+        work.resize(ROWS * stride);
+        for (int64_t i = 0; i < count; i += ROWS) {
+            const int64_t some = std::min(ROWS, count - i);
+            for (int64_t r = 0; r < some; ++r) {
+                std::copy_n(integers_.get() + (first + i + r) * half, half, work.get() + r * stride);
+                work[r * stride + steps - 1] = scales_[first + i + r];
+            }
+            Int16Panel::pack_rows(work.get(), stride, some, steps, panels + i * steps);
+        }
+    }
+
+private:
+    const Panels& filter_;
+    const int64_t padded_;
+    Buffer<float> rows_, integers_;  // [rows][padded], [rows][padded / 2] pairs of 16 bits
+    Buffer<double> half_norms_;
+    Buffer<float> scales_;
+};
+
+template <class T> class Coarse<T, Int16Panel> {
+public:
+    using Panels = Filter<T, Int16Panel>;
+
+    static constexpr bool EXISTS = true;
+    static constexpr int64_t ROWS = TILE_ROWS, COLUMNS = 32;
+    static constexpr int16_t NEVER_NEAR = 32767, NEVER_FAR = -32768;
+
+    // Rows to be compared with each other, and what is taken from them first, or null.
+    struct Part {
+        int64_t first, last;
+        const float* centre;
+    };
+
+    // Of a filter whose anchors are its columns. Rows in no part must not be compared.
+    Coarse(const Panels& filter, const WholeRows<T, Int16Panel>& plain, const std::vector<Part>& parts, int threads)
+        : filter_(filter), plain_(plain), rows_(filter.columns), blocks_(ceil_div(rows_, COLUMNS)),
+          pairs_(filter.padded_dims() / 2) {
+        bytes_.resize(rows_ * 2 * pairs_);
+        packed_.resize(blocks_ * COLUMNS * pairs_);
+        row_terms_.resize(padded_rows());
+        column_terms_.resize(padded_rows());
+        reach_.resize(rows_);
+        lengths_.resize(rows_);
+        std::fill_n(bytes_.get(), rows_ * 2 * pairs_, int8_t{0});
+        std::fill_n(reach_.get(), rows_, 0.0f);
+        const double room = LENGTH - 0.5 * std::sqrt(static_cast<double>(filter.dims));
+        if (room < 0.5 * LENGTH) return;
+        length_ = longest(parts, threads);
+        if (length_ < 0x1p-40) return;  // squares of what rounding loses must not leave float32
+        step_ = static_cast<double>(static_cast<float>(length_ / room) * 1.001f);
+        convert_rows(parts, threads);
+        usable_ = (length_ + error_) / step_ <= LENGTH;
+        if (usable_) finish(parts, threads);
+    }
+
+    bool usable() const { return usable_; }
+    int64_t padded_rows() const { return blocks_ * COLUMNS + COLUMNS; }
+
+    // Where half the squared distance to row i is `half` at most, z lies above.
+    int16_t near_edge(double half, int64_t i) const {
+        return whole(std::floor(origin_ - half / (step_ * step_) - static_cast<double>(reach_[i])) - 2, NEVER_NEAR);
+    }
+    // Where it is `half` at least, z lies below.
+    int16_t far_edge(double half, int64_t i) const {
+        return whole(std::ceil(origin_ - half / (step_ * step_) + static_cast<double>(reach_[i])) + 2, 32767);
+    }
+
+    // Packs the rows first .. first + count - 1 into panels [ceil(count / ROWS)][pairs][ROWS].
+    void pack_anchors(int64_t first, int64_t count, Buffer<uint16_t>& panels) const {
+        panels.resize(ceil_div(count, ROWS) * ROWS * pairs_);
+        for (int64_t i = 0; i < ceil_div(count, ROWS) * ROWS; ++i) {
+            const int8_t* row = bytes_.get() + std::min(first + i, rows_ - 1) * 2 * pairs_;
+            uint16_t* out = panels.get() + i / ROWS * ROWS * pairs_ + i % ROWS;
+            for (int64_t k = 0; k < pairs_; ++k) {
+                out[k * ROWS] = static_cast<uint16_t>((row[2 * k] + LARGEST) | (row[2 * k + 1] + LARGEST) << 8);
+            }
+        }
+    }
+
+    // Which pairs of the ROWS rows from i on, of a panel, and the columns of a block are of interest: bit c of hits[r]
+    // for row i + r and column block * COLUMNS + c. False: none is. Rows and columns beyond the last are garbage.
+    template <bool LIMITED>
+    bool tile(const Buffer<uint16_t>& panels, int64_t panel, int64_t i, int64_t block, const CoarseEdges& edges,
+              uint32_t* hits) const {
+        const int64_t j = block * COLUMNS;
+        __m256i found[ROWS];
+        if (!compare<LIMITED>(panels.get() + panel * ROWS * pairs_, packed_.get() + j * pairs_, pairs_,
+                              row_terms_.get() + i, column_terms_.get() + j, edges.from(i), edges.from(j), found)) {
+            return false;
+        }
+        for (int r = 0; r < ROWS; ++r) {
+            const __m256i in_order = _mm256_permute4x64_epi64(found[r], 0xD8);  // packed half by half
+            hits[r] = static_cast<uint32_t>(_mm256_movemask_epi8(in_order));
+        }
+        return true;
+    }
+
+private:
+    static constexpr int LARGEST = 90;  // 4 * 90 * 90 < 2^15
+    static constexpr double LENGTH = 181;
+
+    static int16_t whole(double z, int16_t most) {
+        return static_cast<int16_t>(std::clamp(z, -32768.0, static_cast<double>(most)));
+    }
+
+    // Row j of a part in float32 into `out`; returns half its squared norm.
+    double row(const Part& part, int64_t j, float* out) const {
+        const float* whole = plain_.row(j);
+        if (part.centre == nullptr) {
+            std::copy_n(whole, 2 * pairs_, out);
+            return plain_.half_norm(j);
+        }
+        Lanes sum = {};
+        for (int64_t k = 0; k < 2 * pairs_; k += 8) {
+            store(out + k, load(whole + k) - load(part.centre + k));
+            const Lanes wide = __builtin_convertvector(load(out + k), Lanes);
+            sum += wide * wide;
+        }
+        return 0.5 * lane_sum(sum);
+    }
+
+    double longest(const std::vector<Part>& parts, int threads) const {
+        Buffer<double> most(static_cast<int64_t>(parts.size()));
+        parallel_for(threads, static_cast<int64_t>(parts.size()), [&](int64_t p) {
+            const Part& part = parts[static_cast<size_t>(p)];
+            Buffer<float> work(2 * pairs_);
+            most[p] = 0;
+            for (int64_t j = part.first; j < part.last; ++j) most[p] = std::max(most[p], row(part, j, work.get()));
+        });
+        double half = 0;
+        for (size_t p = 0; p < parts.size(); ++p) half = std::max(half, most[static_cast<int64_t>(p)]);
+        return std::sqrt(2 * half) * (1 + 0x1p-20);
+    }
+
+    // q, its terms without the origin, and |a| of all rows; the largest |e|.
+    void convert_rows(const std::vector<Part>& parts, int threads) {
+        Buffer<double> errors(static_cast<int64_t>(parts.size()));
+        std::fill_n(row_terms_.get(), padded_rows(), int16_t{0});
+        std::fill_n(column_terms_.get(), padded_rows(), int16_t{0});
+        parallel_for(threads, static_cast<int64_t>(parts.size()), [&](int64_t p) {
+            const Part& part = parts[static_cast<size_t>(p)];
+            Buffer<float> work(2 * pairs_);
+            double error = 0;
+            for (int64_t j = part.first; j < part.last; ++j) {
+                const double half = row(part, j, work.get());
+                const auto g = static_cast<int32_t>(std::nearbyint(half / (step_ * step_)));
+                int32_t sum = 0;
+                error = std::max(error, convert(work.get(), bytes_.get() + j * 2 * pairs_, sum));
+                row_terms_[j] = wrapped(-g);
+                column_terms_[j] = wrapped(-g - LARGEST * sum);
+                lengths_[j] = static_cast<float>(std::sqrt(2 * half) * (1 + 0x1p-20));
+            }
+            errors[p] = error;
+        });
+        for (size_t p = 0; p < parts.size(); ++p) error_ = std::max(error_, errors[static_cast<int64_t>(p)]);
+    }
+
+    void finish(const std::vector<Part>& parts, int threads) {
+        const double squared = step_ * step_;
+        origin_ = std::floor(32765.0 - (2 * length_ + error_) * error_ / squared);
+        parallel_for(threads, ceil_div(blocks_, 8), [&](int64_t group) {
+            for (int64_t b = 8 * group; b < std::min(blocks_, 8 * group + 8); ++b) interleave_bytes(b * COLUMNS);
+        });
+        double largest = 0;
+        for (int64_t g = 0; g < ceil_div(rows_, GROUP); ++g) largest = std::max(largest, filter_.group_half_norm(g));
+        for (const Part& part : parts) {
+            for (int64_t i = part.first; i < part.last; ++i) {
+                row_terms_[i] = wrapped(row_terms_[i] + static_cast<int32_t>(origin_));
+                // Rounding what is left of a row without its centre to float32 adds 4 * 2^-24 length^2 at most.
+                const double error = error_ * (static_cast<double>(lengths_[i]) + length_ + error_) +
+                                     filter_.rounding(largest, filter_.half_norm(i)) + 0x1p-20 * length_ * length_;
+                reach_[i] = round_up(1 + error / squared * 1.001);
+            }
+        }
+    }
+
+    static int16_t wrapped(int32_t x) { return static_cast<int16_t>(static_cast<uint16_t>(x)); }
+
+    // q of a row, the sum of its values, and |e|.
+    double convert(const float* row, int8_t* out, int32_t& sum) const {
+        const FloatV factor = splat(1.0f / static_cast<float>(step_)), unit = splat(static_cast<float>(step_));
+        const FloatV top = splat(static_cast<float>(LARGEST));
+        FloatV squares = {}, sums = {};
+        for (int64_t k = 0; k < 2 * pairs_; k += WIDTH) {
+            const FloatV x = load(row + k);
+            FloatV q = _mm256_round_ps(x * factor, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+            q = _mm256_max_ps(_mm256_min_ps(q, top), -top);
+            const FloatV rest = _mm256_fnmadd_ps(q, unit, x);
+            squares += rest * rest;
+            sums += q;
+            const __m256i whole = _mm256_cvtps_epi32(q);
+            const __m128i halves = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+            _mm_storel_epi64(reinterpret_cast<__m128i*>(out + k), _mm_packs_epi16(halves, halves));
+        }
+        double square = 0, total = 0;
+        for (int lane = 0; lane < WIDTH; ++lane) {
+            square += static_cast<double>(squares[lane]);
+            total += static_cast<double>(sums[lane]);
+        }
+        sum = static_cast<int32_t>(total);
+        return std::sqrt(square) * (1.0 + static_cast<double>(filter_.dims) * 0x1p-22);  // the float32 sum errs
+    }
+
+    // The rows from j on as a block of columns: [pairs][COLUMNS] pairs of bytes.
+    void interleave_bytes(int64_t j) {
+        const int64_t count = std::min(COLUMNS, rows_ - j);
+        int16_t* out = packed_.get() + j * pairs_;
+        if (count < COLUMNS) std::fill_n(out, COLUMNS * pairs_, int16_t{0});
+        for (int64_t c = 0; c < count; ++c) {
+            const int8_t* row = bytes_.get() + (j + c) * 2 * pairs_;
+            for (int64_t k = 0; k < pairs_; ++k) std::memcpy(out + k * COLUMNS + c, row + 2 * k, 2);
+        }
+    }
+
+    // Truths of ROWS rows and COLUMNS columns as bytes, those of 8 columns each in the order 0, 2, 1, 3. Not inlined,
+    // as the loop takes all 16 registers.
+    template <bool LIMITED>
+    [[gnu::noinline]] static bool compare(const uint16_t* a, const int16_t* b, int64_t pairs, const int16_t* row_terms,
+                                          const int16_t* column_terms, CoarseEdges rows, CoarseEdges columns,
+                                          __m256i* found) {
+        __m256i sums[ROWS][2] = {};
+        for (int64_t k = 0; k < pairs; ++k) {
+            const __m256i b0 = load_whole(b), b1 = load_whole(b + 16);
+#pragma GCC unroll 16
+            for (int r = 0; r < ROWS; ++r) multiply_add_bytes(a[r], b0, b1, sums[r]);
+            a += ROWS;
+            b += COLUMNS;
+        }
+        __m256i all = {};
+#pragma GCC unroll 16
+        for (int r = 0; r < ROWS; ++r) {
+            __m256i truth[2];
+            const __m256i near = _mm256_set1_epi16(rows.near[r]), far = _mm256_set1_epi16(rows.far[r]);
+            for (int half = 0; half < 2; ++half) {
+                const int offset = 16 * half;
+                const __m256i terms =
+                    _mm256_add_epi16(load_whole(column_terms + offset), _mm256_set1_epi16(row_terms[r]));
+                const __m256i z = _mm256_add_epi16(sums[r][half], terms);
+                __m256i row_far = _mm256_cmpgt_epi16(far, z);
+                __m256i column_far = _mm256_cmpgt_epi16(load_whole(columns.far + offset), z);
+                if (LIMITED) {
+                    row_far = _mm256_and_si256(row_far, _mm256_cmpgt_epi16(z, _mm256_set1_epi16(rows.least[r])));
+                    column_far =
+                        _mm256_and_si256(column_far, _mm256_cmpgt_epi16(z, load_whole(columns.least + offset)));
+                }
+                const __m256i row_near = _mm256_cmpgt_epi16(z, near);
+                const __m256i column_near = _mm256_cmpgt_epi16(z, load_whole(columns.near + offset));
+                truth[half] =
+                    _mm256_or_si256(_mm256_or_si256(row_near, row_far), _mm256_or_si256(column_near, column_far));
+            }
+            found[r] = _mm256_packs_epi16(truth[0], truth[1]);
+            all = _mm256_or_si256(all, found[r]);
+        }
+        return _mm256_testz_si256(all, all) == 0;
+    }
+
+    static __m256i load_whole(const int16_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+
+    // Assembly, since 12 sums, 2 columns and 2 products take all registers and the compiler spills.
+    static void multiply_add_bytes(const uint16_t& a, __m256i b0, __m256i b1, __m256i* sums) {
+        __m256i first, second;
+        asm("vpbroadcastw %4, %3\n\tvpmaddubsw %5, %3, %2\n\tvpaddw %2, %0, %0\n\t"
+            "vpmaddubsw %6, %3, %3\n\tvpaddw %3, %1, %1"
+            : "+x"(sums[0]), "+x"(sums[1]), "=&x"(first), "=&x"(second)
+            : "m"(a), "x"(b0), "x"(b1));
+    }
+
+    const Panels& filter_;
+    const WholeRows<T, Int16Panel>& plain_;
+    const int64_t rows_, blocks_, pairs_;  // pairs of dimensions
+    bool usable_ = false;
+    double length_ = 0, step_ = 0, error_ = 0, origin_ = 0;
+    Buffer<int8_t> bytes_;    // [rows][pairs][2]
+    Buffer<int16_t> packed_;  // [blocks][pairs][COLUMNS] pairs of bytes
+    Buffer<int16_t> row_terms_, column_terms_;
+    Buffer<float> lengths_, reach_;  // [rows] |a|, and in units of step^2
+};
+
+#endif
+
+}  // namespace MINERLIB_ISA
+}  // namespace minerlib

@@ -1,0 +1,264 @@
+// The sweep of chunk_extremes where coarse tiles (coarse.h) tell which values need be computed.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "chunks.h"
+#include "coarse.h"
+
+namespace minerlib {
+namespace MINERLIB_ISA {
+
+// No such path: panels decide alone.
+template <class T, class Panel> struct CoarseSweep {
+    static constexpr bool EXISTS = false;
+    struct State {};
+};
+
+#if MINERLIB_ISA_LEVEL == 1 && !defined(MINERLIB_TILES)
+template <class T> class CoarseSweep<T, Int16Panel> {
+    using Rows = WholeRows<T, Int16Panel>;
+    using Bytes = Coarse<T, Int16Panel>;
+
+    struct Hit {
+        int32_t row, column;
+    };
+
+public:
+    static constexpr bool EXISTS = true;
+
+    // What one thread works with: an edge for each extremum and row (nearest and farthest positive, nearest and
+    // farthest negative), and a block's packed anchors and hits.
+    struct State {
+        Buffer<int16_t> marks[4];
+        Buffer<uint16_t> bytes[2];
+        Buffer<float> panels, work;
+        Buffer<Hit> hits[2];  // of positives and of negatives
+    };
+
+    // Rows are counted in the order of packing; the anchors are the first of them, and the columns of the class of
+    // anchor i are positives_begin[i] .. positives_end[i] - 1.
+    CoarseSweep(const ChunkPair& pair, const Filter<T, Int16Panel>& filter, unsigned wanted, int64_t anchors,
+                const int64_t* positives_begin, const int64_t* positives_end)
+        : pair_(pair), filter_(filter), wanted_(wanted), n_(pair.rows.rows), anchors_(anchors),
+          positives_begin_(positives_begin), positives_end_(positives_end) {
+        prepare();
+    }
+
+    bool usable() const { return of_side_[1] != nullptr; }
+
+    // Edges that no pair passes.
+    void start(State& state) const {
+        for (int e = 0; e < 4; ++e) {
+            const int64_t padded = of_side_[1]->padded_rows();
+            state.marks[e].resize(padded);
+            std::fill_n(state.marks[e].get(), padded, e % 2 == 0 ? Bytes::NEVER_NEAR : Bytes::NEVER_FAR);
+        }
+    }
+
+    // Values v of the panels up to `bound` matter to the nearest row of row i, -v to the farthest.
+    void mark(int e, int64_t i, double bound, State& state) const {
+        const Bytes& coarse = *of_side_[e / 2];
+        const double h = filter_.half_norm(i);
+        state.marks[e][i] = e % 2 == 0 ? coarse.near_edge(h + bound, i) : coarse.far_edge(h - bound, i);
+    }
+
+    // Calls weigh(side, i, j, v, shared) for every anchor i of first .. first + count - 1 and column j from `from` on
+    // that may matter to an extremum of either (shared: to the column's, too, as from `behind` on). Values are computed
+    // where a coarse tile holds a pair of interest, or may hold both positives and negatives. Returns whether that
+    // spared enough of them: one alone takes as long as 16 in a tile.
+    template <class Weigh>
+    bool sweep(int64_t first, int64_t count, int64_t from, int64_t behind, const Buffer<float>* bounds, State& state,
+               Weigh weigh) const {
+        const int64_t panels = ceil_div(count, int64_t{TILE_ROWS}), panel_size = TILE_ROWS * filter_.steps();
+        state.panels.resize(panels * panel_size);
+        rows_->pack_anchors(first, count, state.panels.get(), state.work);
+        for (int s = 0; s < 2; ++s) {
+            if (coarse_[s] != nullptr) coarse_[s]->pack_anchors(first, count, state.bytes[s]);
+        }
+        for (Buffer<Hit>& some : state.hits) some.resize(panels * TILE_ROWS * Bytes::COLUMNS);
+        int64_t tiles = 0, computed = 0;
+        for (int64_t block = from / Bytes::COLUMNS; block * Bytes::COLUMNS < n_; ++block) {
+            int64_t found[2] = {0, 0};              // of positives and of negatives
+            for (int64_t p = 0; p < panels; ++p) {  // the columns' block stays in the first-level cache
+                const Tile tile{first + p * TILE_ROWS, std::min<int64_t>(TILE_ROWS, count - p * TILE_ROWS),
+                                block * Bytes::COLUMNS, state.panels.get() + p * panel_size};
+                const int side = tile.column < behind ? MIXED : side_of(tile);
+                ++tiles;
+                if (side == MIXED) {
+                    weigh_all(tile, from, behind, weigh);
+                } else if ((wanted_ >> side & 3) != 0) {
+                    found[side / 2] += collect(tile, p, side, state.hits[side / 2].get() + found[side / 2], state);
+                }
+            }
+            for (int s = 0; s < 2; ++s) weigh_hits(2 * s, state.hits[s].get(), found[s], bounds, weigh);
+            computed += found[0] + found[1];
+        }
+        return computed < tiles * TILE_ROWS * Bytes::COLUMNS / 16;
+    }
+
+private:
+    void prepare() {
+        rows_ = std::make_unique<Rows>(filter_, pair_.threads);
+        std::vector<typename Bytes::Part> parts;
+        for (int64_t i = 0; i < n_; i += GROUP) parts.push_back({i, std::min(n_, i + GROUP), nullptr});
+        add_coarse(1, parts);
+        if (of_side_[1] == nullptr) return;
+        of_side_[0] = of_side_[1];
+        if (filter_.euclidean() && (wanted_ & 3) != 0) {
+            Buffer<float> centres;
+            class_centres(parts, centres);
+            if (!parts.empty()) add_coarse(0, parts);
+        }
+        if (pair_.limits == nullptr) return;
+        for (int s = 0; s < 2; ++s) {
+            least_[s].resize(of_side_[s]->padded_rows());
+            for (int64_t i = 0; i < n_; ++i) {
+                least_[s][i] = of_side_[s]->near_edge(pair_.limits[pair_.order[i]] / filter_.scale_out, i);
+            }
+        }
+    }
+
+    void add_coarse(int side, const std::vector<typename Bytes::Part>& parts) {
+        auto coarse = std::make_unique<Bytes>(filter_, *rows_, parts, pair_.threads);
+        if (!coarse->usable()) return;
+        coarse_[side] = std::move(coarse);
+        of_side_[side] = coarse_[side].get();
+    }
+
+    // Parts of the rows that have positives among the columns, class by class, and the centres of those classes; none
+    // where no class can fill tiles.
+    void class_centres(std::vector<typename Bytes::Part>& parts, Buffer<float>& centres) const {
+        const int64_t padded = filter_.padded_dims();
+        struct Class {
+            int64_t anchors[2], columns[2];
+        };
+        std::vector<Class> classes;
+        int64_t largest = 0;
+        for (int64_t i = 0, last = 0; i < anchors_; i = last) {
+            const int64_t begin = positives_begin_[i], end = positives_end_[i];
+            last = i + 1;
+            while (last < anchors_ && pair_.classes[pair_.order[last]] == pair_.classes[pair_.order[i]]) ++last;
+            if (begin < end) classes.push_back({{i, last}, {begin, end}});
+            largest = std::max(largest, end - begin);
+        }
+        parts.clear();
+        if (largest < 4 * Bytes::COLUMNS) return;
+        centres.resize(static_cast<int64_t>(classes.size()) * padded);
+        float* centre = centres.get();
+        for (const Class& c : classes) {
+            const int64_t size = c.columns[1] - c.columns[0], sample = std::min<int64_t>(size, 64);
+            std::fill_n(centre, padded, 0.0f);
+            for (int64_t s = 0; s < sample; ++s) {
+                const float* some = rows_->row(c.columns[0] + s * size / sample);
+                for (int64_t k = 0; k < padded; ++k) centre[k] += some[k] / static_cast<float>(sample);
+            }
+            const auto add = [&](const int64_t* range) {
+                for (int64_t i = range[0]; i < range[1]; i += GROUP) {
+                    parts.push_back({i, std::min(range[1], i + GROUP), centre});
+                }
+            };
+            add(c.columns);
+            if (pair_.split > 0) add(c.anchors);
+            centre += padded;
+        }
+    }
+
+    // TILE_ROWS anchors, `rows` of them real, and the coarse block of columns from `column` on.
+    struct Tile {
+        int64_t anchor, rows, column;
+        const float* panel;
+    };
+    static constexpr int MIXED = -1;
+
+    // 0: every pair is positive; 2: every pair is negative.
+    int side_of(const Tile& tile) const {
+        const int64_t last = tile.anchor + tile.rows - 1;
+        const int64_t begin = positives_begin_[tile.anchor], end = positives_end_[last];
+        if (tile.column >= end || tile.column + Bytes::COLUMNS <= begin) return 2;
+        const bool one_class = positives_begin_[last] == begin && positives_end_[tile.anchor] == end;
+        return one_class && tile.column >= begin && tile.column + Bytes::COLUMNS <= end ? 0 : MIXED;
+    }
+
+    // Writes the pairs of interest of a tile, and returns how many there are.
+    int64_t collect(const Tile& tile, int64_t p, int side, Hit* out, const State& state) const {
+        uint32_t hits[TILE_ROWS];
+        const int16_t* near = state.marks[side].get();
+        const bool limited = pair_.limits != nullptr;
+        const CoarseEdges edges{near, state.marks[side + 1].get(), limited ? least_[side / 2].get() : near};
+        const Bytes& coarse = *of_side_[side / 2];
+        const Buffer<uint16_t>& panels = state.bytes[&coarse == coarse_[1].get()];
+        const int64_t block = tile.column / Bytes::COLUMNS;
+        const bool any = limited ? coarse.template tile<true>(panels, p, tile.anchor, block, edges, hits)
+                                 : coarse.template tile<false>(panels, p, tile.anchor, block, edges, hits);
+        if (__builtin_expect(!any, 1)) return 0;
+        const int64_t columns = std::min(Bytes::COLUMNS, n_ - tile.column);
+        const auto real = static_cast<uint32_t>((uint64_t{1} << columns) - 1);
+        int64_t count = 0;
+        for (int64_t r = 0; r < tile.rows; ++r) {
+            for (uint32_t lanes = hits[r] & real; lanes != 0; lanes &= lanes - 1) {
+                out[count++] = {static_cast<int32_t>(tile.anchor + r),
+                                static_cast<int32_t>(tile.column) + __builtin_ctz(lanes)};
+            }
+        }
+        return count;
+    }
+
+    // Offers each other the pairs that panels' values leave of those hits. Few are: so first a loop without branches,
+    // in float32 and with room for its rounding.
+    template <class Weigh>
+    void weigh_hits(int side, const Hit* hits, int64_t count, const Buffer<float>* bounds, Weigh weigh) const {
+        constexpr int64_t TOGETHER = 128;
+        const float *near = bounds[side].get(), *far = bounds[side + 1].get(), *h = filter_.half_norms();
+        const auto relative = static_cast<float>(filter_.relative * 1.001 + 0x1p-20);
+        const auto absolute = static_cast<float>(filter_.absolute * 1.001);
+        float values[TOGETHER];
+        int32_t left[TOGETHER];
+        for (; count > 0; hits += TOGETHER, count -= TOGETHER) {
+            const int64_t some = std::min(count, TOGETHER);
+            for (int64_t k = 0; k < some; ++k) values[k] = rows_->value(hits[k].row, hits[k].column);
+            for (int64_t k = 0; k < some; ++k) {
+                const int32_t i = hits[k].row, j = hits[k].column;
+                const float own = h[i], other = h[j], error = relative * (own + other) + absolute;
+                const float v = values[k], mirrored = v + own - other;
+                left[k] = (v - error <= near[i]) | (-v - error <= far[i]) | (mirrored - error <= near[j]) |
+                          (-mirrored - error <= far[j]);
+            }
+            for (int64_t k = 0; k < some; ++k) {
+                if (left[k] != 0) weigh(side, hits[k].row, hits[k].column, values[k], true);
+            }
+        }
+    }
+
+    template <class Weigh> void weigh_all(const Tile& tile, int64_t from, int64_t behind, Weigh weigh) const {
+        for (int64_t column = tile.column; column < std::min(n_, tile.column + Bytes::COLUMNS);
+             column += TILE_COLUMNS) {
+            float values[TILE_ROWS * TILE_COLUMNS];
+            filter_.panel_values(tile.panel, column / TILE_COLUMNS, values, TILE_COLUMNS);
+            for (int64_t r = 0; r < tile.rows; ++r) {
+                const int64_t i = tile.anchor + r, begin = positives_begin_[i], end = positives_end_[i];
+                for (int64_t j = std::max(from, column); j < std::min(n_, column + TILE_COLUMNS); ++j) {
+                    if (j == i) continue;
+                    const int side = j >= begin && j < end ? 0 : 2;
+                    weigh(side, i, j, values[r * TILE_COLUMNS + j - column], j >= behind);
+                }
+            }
+        }
+    }
+
+    const ChunkPair& pair_;
+    const Filter<T, Int16Panel>& filter_;
+    const unsigned wanted_;
+    const int64_t n_, anchors_;
+    const int64_t *positives_begin_, *positives_end_;
+    std::unique_ptr<Rows> rows_;
+    // Of positives, or null, and of all rows; which one a side takes, null where panels decide alone.
+    std::unique_ptr<Bytes> coarse_[2];
+    const Bytes* of_side_[2] = {nullptr, nullptr};
+    Buffer<int16_t> least_[2];  // [rows] edges of the limits
+};
+#endif
+
+}  // namespace MINERLIB_ISA
+}  // namespace minerlib
