@@ -14,6 +14,7 @@
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
 #include "cpu/pairs.h"
+#include "results.h"
 
 namespace py = pybind11;
 using namespace minerlib;
@@ -89,7 +90,8 @@ PairOptions pair_options(double margin, uint64_t seed, bool combinations, int fa
 // Slot arrays of `size` pairs, and the kernels' view of them.
 struct Slots {
     Slots(const Indices& slot_offsets, int64_t size)
-        : offsets(slot_offsets), anchors(size), positives(size), negatives(size) {
+        : offsets(slot_offsets), anchors(result_array<int64_t>(size)), positives(result_array<int64_t>(size)),
+          negatives(result_array<int64_t>(size)) {
         view = {offsets.data(), anchors.mutable_data(), positives.mutable_data(), negatives.mutable_data()};
     }
     py::tuple result() const { return py::make_tuple(anchors, positives, negatives); }
@@ -192,23 +194,30 @@ py::tuple count_window(const std::string& isa, const Call& call, const PairOptio
     return py::make_tuple(total, positive, below_margin);
 }
 
-py::tuple every_triplet(const std::string& isa, const Call& call, const PairOptions& options) {
+// Triplets: count(out) says how many each anchor has [N], list(slots) writes them.
+template <class Count, class List> py::tuple counted_and_listed(const Call& call, Count count, List list) {
     const int64_t n = call.view.anchors.rows;
     Indices offsets(n + 1);
     int64_t* out = offsets.mutable_data();
-    const Kernels& kernels = kernels_for(isa);
     {
         py::gil_scoped_release release;
         out[0] = 0;
-        kernels.count_window(call.view, options, nullptr, out + 1, nullptr);
+        count(out + 1);
         for (int64_t i = 0; i < n; ++i) out[i + 1] += out[i];
     }
     const Slots slots(offsets, offsets.at(n));
     {
         py::gil_scoped_release release;
-        kernels.emit_window(call.view, options, slots.view);
+        list(slots.view);
     }
     return slots.result();
+}
+
+py::tuple every_triplet(const std::string& isa, const Call& call, const PairOptions& options) {
+    const Kernels& kernels = kernels_for(isa);
+    const auto count = [&](int64_t* out) { kernels.count_window(call.view, options, nullptr, out, nullptr); };
+    const auto list = [&](const PairSlots& slots) { kernels.emit_window(call.view, options, slots); };
+    return counted_and_listed(call, count, list);
 }
 
 py::tuple topk(const std::string& isa, const Call& call, int64_t k) {
@@ -467,7 +476,8 @@ py::tuple listed(ColumnLists& lists, int threads) {
     Indices offsets(static_cast<int64_t>(lists.size()) + 1);
     int64_t* starts = offsets.mutable_data();
     list_offsets(lists, starts);
-    Indices anchors(starts[lists.size()]), columns(starts[lists.size()]);
+    const int64_t count = starts[lists.size()];
+    Indices anchors = result_array<int64_t>(count), columns = result_array<int64_t>(count);
     int64_t *a = anchors.mutable_data(), *c = columns.mutable_data();
     {
         py::gil_scoped_release release;
@@ -492,12 +502,22 @@ py::tuple scan_pairs(const std::string& isa, const Call& call, double epsilon, c
     return py::make_tuple(of_one_class, listed(negatives, call.view.threads));
 }
 
+// Every triplet with above < d(a, n) - d(a, p) <= up_to.
+py::tuple scan_triplets(const std::string& isa, const Call& call, double above, double up_to) {
+    const TripletRule rule = {above, up_to};
+    const Kernels& kernels = kernels_for(isa);
+    const auto count = [&](int64_t* out) { kernels.scan_count(call.view, rule, out); };
+    const auto list = [&](const PairSlots& slots) { kernels.scan_triplets(call.view, rule, slots); };
+    return counted_and_listed(call, count, list);
+}
+
 // (anchors, columns) of every pair of one class, or of two.
 py::tuple every_pair(const Call& call, bool same) {
     Indices offsets(call.view.anchors.rows + 1);
     int64_t* starts = offsets.mutable_data();
     class_offsets(call.view, same, starts);
-    Indices anchors(starts[call.view.anchors.rows]), columns(starts[call.view.anchors.rows]);
+    const int64_t count = starts[call.view.anchors.rows];
+    Indices anchors = result_array<int64_t>(count), columns = result_array<int64_t>(count);
     int64_t *a = anchors.mutable_data(), *c = columns.mutable_data();
     {
         py::gil_scoped_release release;
@@ -538,5 +558,6 @@ PYBIND11_MODULE(_native, module) {
     module.def("losses_batch_all", &losses_batch_all);
     module.def("scan_choose", &scan_choose);
     module.def("scan_pairs", &scan_pairs);
+    module.def("scan_triplets", &scan_triplets);
     module.def("every_pair", &every_pair);
 }

@@ -121,7 +121,7 @@ def test_the_same_sets_on_200_random_batches(case, pytestconfig):
             arguments = (x, y)
         expected = theirs(*arguments)
         sets = pair_sets(expected)
-        for kernels in KERNELS if "triplets" not in case else ("numba",):  # which has no other
+        for kernels in KERNELS:
             with using(kernels):
                 got = served(ours, *arguments)
             assert len(got) == len(expected)
@@ -287,6 +287,8 @@ def test_large_batches_are_one_answer_on_all_kernels(kind, distance):
         ("BatchEasyHardMiner", {"pos_strategy": "easy", "neg_strategy": "semihard"}),
         ("BatchEasyHardMiner", {"pos_strategy": "semihard", "neg_strategy": "easy"}),
         ("BatchEasyHardMiner", {"pos_strategy": "all", "neg_strategy": "all"}),
+        ("BatchEasyHardMiner", {"pos_strategy": "hard", "neg_strategy": "all"}),
+        ("TripletMarginMiner", {"margin": -edge / 2, "type_of_triplets": "hard"}),
     ):
         miner = getattr(miners, name)(**options, distance=DISTANCES[distance]())
         answers = []

@@ -12,6 +12,7 @@ import torch
 from pytorch_metric_learning import distances, losses
 from pytorch_metric_learning import miners as originals
 
+from minerlib.backends import native
 from minerlib.compat.pytorch_metric_learning import miners
 from tests.test_compat_pml import batch, served
 
@@ -72,6 +73,24 @@ def test_distance_weighted_repeats_with_torchs_seed_and_survives_high_dimensions
 
 
 # ------------------------------------------------------------------ inside its training code
+
+
+@pytest.mark.skipif(bool(native.reasons_unusable()), reason="numba's results are NumPy's own")
+def test_large_results_keep_their_memory_while_they_are_held():
+    """What a result that nobody holds has left is the next one's; what is held is nobody else's."""
+    x, y = batch(1, torch.float32, rows=900)
+    miner = miners.BatchEasyHardMiner("hard", "all")
+    held = served(miner, x, y)
+    before, where = held[3].clone(), held[3].data_ptr()
+    other = served(miner, x, 1 - y % 2)
+    assert other[3].data_ptr() != where
+    assert held[3].equal(before)
+    freed = {column.data_ptr() for column in held[2:]}
+    assert min(column.nbytes for column in held[2:]) > 4 << 20
+    del held
+    again = served(miner, x, y)
+    assert {column.data_ptr() for column in again[2:]} == freed
+    assert again[3].equal(before)
 
 
 def test_under_its_cross_batch_memory():

@@ -30,8 +30,9 @@ struct Interval {
 constexpr double SLOP = 0x1p-49;  // covers the rounding of the few float64 operations on an edge
 
 // Between which values the metric's distance to a column lies whose float32 value is v.
-template <class T>
-static inline Interval distance_of(Metric metric, const Filter<T>& filter, double half_norm, int64_t column, double v) {
+template <class T, class Panel>
+static inline Interval distance_of(Metric metric, const Filter<T, Panel>& filter, double half_norm, int64_t column,
+                                   double v) {
     const double center = v + half_norm, error = filter.error(half_norm, filter.half_norm(column));
     double low = filter.scale_out * (center - error), high = filter.scale_out * (center + error);
     if (metric != Metric::cosine) low = std::max(low, 0.0), high = std::max(high, 0.0);
@@ -40,8 +41,9 @@ static inline Interval distance_of(Metric metric, const Filter<T>& filter, doubl
 }
 
 // The float32 values, were they exact, that distances low .. high of the metric correspond to.
-template <class T>
-static inline Interval values_of(Metric metric, const Filter<T>& filter, double half_norm, double low, double high) {
+template <class T, class Panel>
+static inline Interval values_of(Metric metric, const Filter<T, Panel>& filter, double half_norm, double low,
+                                 double high) {
     const double inverse_scale = 1.0 / filter.scale_out;  // exact: a power of two
     if (metric != Metric::cosine) low = std::max(low, 0.0);
     if (metric == Metric::euclidean) low *= low, high *= high;
@@ -49,6 +51,30 @@ static inline Interval values_of(Metric metric, const Filter<T>& filter, double 
     high *= inverse_scale;
     return {low - half_norm - SLOP * (std::fabs(low) + half_norm),
             high - half_norm + SLOP * (std::fabs(high) + half_norm)};
+}
+
+// The places of the bits of every byte, as many as it has.
+struct BitPlaces {
+    uint8_t of[256][8];
+
+    constexpr BitPlaces() : of() {
+        for (int byte = 0; byte < 256; ++byte) {
+            for (int bit = 0, found = 0; bit < 8; ++bit) {
+                if (byte >> bit & 1) of[byte][found++] = static_cast<uint8_t>(bit);
+            }
+        }
+    }
+};
+constexpr BitPlaces BIT_PLACES;
+
+// Writes `column` plus the places of the lowest byte's bits, and what else makes up eight numbers; returns their end.
+static inline int64_t* list_byte(uint64_t bits, int64_t column, int64_t* out) {
+    typedef uint8_t Bytes __attribute__((vector_size(8), may_alias));
+    typedef int64_t Longs __attribute__((vector_size(64), aligned(8), may_alias));
+    const auto byte = static_cast<uint8_t>(bits);
+    const Bytes places = *reinterpret_cast<const Bytes*>(BIT_PLACES.of[byte]);
+    *reinterpret_cast<Longs*>(out) = __builtin_convertvector(places, Longs) + column;
+    return out + __builtin_popcount(byte);
 }
 
 template <class T> class AnchorRow {
@@ -144,6 +170,19 @@ public:
         for (int64_t word = 0; word < ceil_div(columns_, 64); ++word) {
             for (uint64_t rest = bits_[word]; rest != 0; rest &= rest - 1) visit(word * 64 + __builtin_ctzll(rest));
         }
+    }
+
+    // Writes the triplets of positive(index) and the `found` eligible negatives, from a slot on.
+    void write_triplets(int64_t index, int64_t found, const PairSlots& slots, int64_t slot) {
+        std::fill_n(slots.anchors + slot, found, anchor_);
+        std::fill_n(slots.positives + slot, found, positive(index));
+        listed_.resize(columns_ + 8);
+        int64_t* end = listed_.get();
+        for (int64_t word = 0; word < ceil_div(columns_, 64); ++word) {
+            uint64_t rest = bits_[word];
+            for (int64_t column = word * 64; rest != 0; column += 8, rest >>= 8) end = list_byte(rest, column, end);
+        }
+        std::copy_n(listed_.get(), found, slots.negatives + slot);
     }
 
     // The nearest eligible negative of the pair with positive(index), -1 where there is none.
@@ -375,6 +414,7 @@ private:
     Buffer<float> positive_values_;
     Buffer<uint64_t> bits_;
     Buffer<double> selections_, distances_;
+    Buffer<int64_t> listed_;
     float* values_ = nullptr;
     double half_norm_ = 0;
     int64_t anchor_ = -1, positives_count_ = 0, asked_ = 0, nearest_ = UNKNOWN, farthest_ = UNKNOWN;

@@ -29,6 +29,8 @@ void losses_batch_all(const Problem&, double margin, Reduction, LossResult&);
 
 void scan_choose(const Problem&, const ChoiceRule&, int64_t* index, double* value);
 void scan_pairs(const Problem&, const PairRule&, ColumnLists& positives, ColumnLists& negatives);
+void scan_count(const Problem&, const TripletRule&, int64_t* counts);
+void scan_triplets(const Problem&, const TripletRule&, const PairSlots&);
 
 }  // namespace MINERLIB_ISA
 }  // namespace minerlib

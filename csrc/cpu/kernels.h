@@ -40,6 +40,9 @@ struct Kernels {
     // index [N, 2] and value [N, 2]; the lists have a place for each anchor.
     void (*scan_choose)(const Problem&, const ChoiceRule&, int64_t* index, double* value);
     void (*scan_pairs)(const Problem&, const PairRule&, ColumnLists& positives, ColumnLists& negatives);
+    // How many triplets each anchor has [N], and all of them, anchor i's from slot offsets[i] on.
+    void (*scan_count)(const Problem&, const TripletRule&, int64_t* counts);
+    void (*scan_triplets)(const Problem&, const TripletRule&, const PairSlots&);
 };
 
 extern const Kernels kernels_generic;

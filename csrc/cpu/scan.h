@@ -21,6 +21,11 @@ struct PairRule {
     double near, far;
 };
 
+// Triplets with above < d(a, n) - d(a, p) <= up_to.
+struct TripletRule {
+    double above, up_to;
+};
+
 // Columns of each anchor, ascending.
 using ColumnLists = std::vector<std::vector<int32_t>>;
 

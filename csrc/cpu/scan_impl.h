@@ -3,11 +3,13 @@
 //   scan_choose   for each anchor a positive and a negative, the nearest or the farthest with a distance in a range;
 //                 the second side, if any, strictly beyond the first one's choice (nearer for a positive)
 //   scan_pairs    positives with d + epsilon > near, negatives with d - epsilon < far
+//   scan_count    how many triplets each anchor has with above < d(a, n) - d(a, p) <= up_to
+//   scan_triplets those triplets, by anchor, positive, negative
 //
 // anchors [N, D], columns [M, D] of float32 or float64. Choices are index [N, 2] (-1 for none) and value [N, 2], lists
 // one of columns for each anchor. Every comparison is decided on canonical float64 values of the metric, nearest and
 // farthest on selection values, ties by the lowest index. Memory beyond the lists: that of window.
-// Source: pytorch-metric-learning's BatchEasyHardMiner, PairMarginMiner and MultiSimilarityMiner.
+// Source: pytorch-metric-learning's BatchEasyHardMiner, PairMarginMiner, MultiSimilarityMiner and TripletMarginMiner.
 #pragma once
 
 #include "each_anchor.h"
@@ -50,6 +52,48 @@ void choose_rows(const Problem& problem, const ChoiceRule& rule, int64_t* index,
     });
 }
 
+// Positives alone: anchors have so few that float64 decides them sooner than products with every column are made.
+template <class T> void choose_positives(const Problem& problem, const ChoiceRule& rule, int64_t* index,
+                                         double* value) {
+    const Canonical<T> canonical(problem);
+    const double sign = rule.nearest[0] ? 1.0 : -1.0;
+    const int64_t n = problem.anchors.rows, block = 16;
+    parallel_for(problem.threads, ceil_div(n, block), [&](int64_t b) {
+        Positives positives(problem);
+        for (int64_t i = b * block; i < std::min(n, (b + 1) * block); ++i) {
+            Best best;
+            positives.select(i);
+            positives.visit(0, problem.columns.rows, [&](int64_t p) {
+                const double selection = canonical.selection(i, p), d = canonical.value(selection);
+                if (d >= rule.at_least[0] && d <= rule.most[0]) best.offer(sign * selection, p);
+            });
+            index[2 * i] = best.column;
+            index[2 * i + 1] = -1;
+            value[2 * i] = best.column < 0 ? 0 : canonical.value(sign * best.value);
+            value[2 * i + 1] = 0;
+        }
+    });
+}
+
+static inline bool few_positives(const Problem& problem) {
+    constexpr int64_t ENOUGH = 16;  // products of float32 a column take less time than this share of sums in float64
+    Positives positives(problem);
+    int64_t left = problem.anchors.rows * problem.columns.rows / ENOUGH;
+    for (int64_t i = 0; i < problem.anchors.rows && left >= 0; ++i) {
+        positives.select(i);
+        left -= positives.count_from(0);
+    }
+    return left >= 0;
+}
+
+template <class T> void choose(const Problem& problem, const ChoiceRule& rule, int64_t* index, double* value) {
+    if (!rule.wanted[1] && few_positives(problem)) {
+        choose_positives<T>(problem, rule, index, value);
+    } else {
+        choose_rows<T>(problem, rule, index, value);
+    }
+}
+
 // More than the rounding of d + epsilon or d - epsilon next to an edge.
 static inline double slack_of(double edge, double epsilon) {
     return std::isinf(edge) ? 0.0 : (std::fabs(edge) + std::fabs(epsilon)) * 4e-15;
@@ -80,9 +124,10 @@ void pair_rows(const Problem& problem, const PairRule& rule, ColumnLists& positi
 }
 
 // Edges that are the same for all, in a batch mined against itself: each pair is looked at once, from its lower row.
-template <class T> class HalfPairs {
+template <class T, class Panel> class HalfPairs {
 public:
-    HalfPairs(const Problem& problem, const PairRule& rule, const Canonical<T>& canonical, const Filter<T>& filter)
+    HalfPairs(const Problem& problem, const PairRule& rule, const Canonical<T>& canonical,
+              const Filter<T, Panel>& filter)
         : problem_(problem), rule_(rule), canonical_(canonical), filter_(filter), n_(problem.anchors.rows) {}
 
     void run(ColumnLists& positives, ColumnLists& negatives) const {
@@ -169,28 +214,65 @@ private:
     const Problem& problem_;
     const PairRule& rule_;
     const Canonical<T>& canonical_;
-    const Filter<T>& filter_;
+    const Filter<T, Panel>& filter_;
     const int64_t n_;
 };
+
+// Whether the panel's bounds leave so little to float64 that its faster product is a gain.
+template <class T, class Panel>
+bool list_half(const Problem& problem, const PairRule& rule, double coarsest, ColumnLists& positives,
+               ColumnLists& negatives) {
+    const Filter<T, Panel> filter(problem, problem.metric == Metric::cosine ? Space::cosine : Space::squared);
+    if (!filter.usable || filter.relative > coarsest) return false;
+    HalfPairs<T, Panel>(problem, rule, Canonical<T>(problem), filter).run(positives, negatives);
+    return true;
+}
 
 template <class T>
 void scan_pairs_of(const Problem& problem, const PairRule& rule, ColumnLists& positives, ColumnLists& negatives) {
     if (problem.own && !rule.own_edges && !Square<T>::fits(problem)) {
-        const Canonical<T> canonical(problem);
-        const Filter<T> filter(problem, problem.metric == Metric::cosine ? Space::cosine : Space::squared);
-        if (filter.usable) {
-            HalfPairs<T>(problem, rule, canonical, filter).run(positives, negatives);
+        if (!std::is_same_v<FastPanel, Float32Panel> &&
+            list_half<T, FastPanel>(problem, rule, 0x1p-10, positives, negatives))
             return;
-        }
+        if (list_half<T, Float32Panel>(problem, rule, ANY, positives, negatives)) return;
     }
     pair_rows<T>(problem, rule, positives, negatives);
 }
 
+// The triplets of the row's pair with positive(index): finds its negatives, returns how many.
+template <class T> int64_t find_triplets(AnchorRow<T>& row, int64_t index, const TripletRule& rule) {
+    const double d = row.value(row.positive(index)), low = d + rule.above, high = d + rule.up_to;
+    const double slack = std::max(slack_of(d, std::isinf(rule.above) ? 0 : rule.above),
+                                  slack_of(d, std::isinf(rule.up_to) ? 0 : rule.up_to));
+    return row.find_where(low, high, slack, [&](double n) { return n - d > rule.above && n - d <= rule.up_to; });
+}
+
+template <class T> void count_triplets(const Problem& problem, const TripletRule& rule, int64_t* counts) {
+    for_each_anchor<T>(problem, 0.0, [&](AnchorRow<T>& row) {
+        int64_t& found = counts[row.anchor()];
+        found = 0;
+        if (row.negatives() == 0) return;
+        for (int64_t p = 0; p < row.positives(); ++p) found += find_triplets(row, p, rule);
+    });
+}
+
+template <class T> void list_triplets(const Problem& problem, const TripletRule& rule, const PairSlots& slots) {
+    for_each_anchor<T>(problem, 0.0, [&](AnchorRow<T>& row) {
+        if (row.negatives() == 0) return;
+        int64_t first = slots.offsets[row.anchor()];
+        for (int64_t p = 0; p < row.positives(); ++p) {
+            const int64_t found = find_triplets(row, p, rule);
+            row.write_triplets(p, found, slots, first);
+            first += found;
+        }
+    });
+}
+
 void scan_choose(const Problem& problem, const ChoiceRule& rule, int64_t* index, double* value) {
     if (problem.anchors.wide) {
-        choose_rows<double>(problem, rule, index, value);
+        choose<double>(problem, rule, index, value);
     } else {
-        choose_rows<float>(problem, rule, index, value);
+        choose<float>(problem, rule, index, value);
     }
 }
 
@@ -199,6 +281,22 @@ void scan_pairs(const Problem& problem, const PairRule& rule, ColumnLists& posit
         scan_pairs_of<double>(problem, rule, positives, negatives);
     } else {
         scan_pairs_of<float>(problem, rule, positives, negatives);
+    }
+}
+
+void scan_count(const Problem& problem, const TripletRule& rule, int64_t* counts) {
+    if (problem.anchors.wide) {
+        count_triplets<double>(problem, rule, counts);
+    } else {
+        count_triplets<float>(problem, rule, counts);
+    }
+}
+
+void scan_triplets(const Problem& problem, const TripletRule& rule, const PairSlots& slots) {
+    if (problem.anchors.wide) {
+        list_triplets<double>(problem, rule, slots);
+    } else {
+        list_triplets<float>(problem, rule, slots);
     }
 }
 

@@ -18,5 +18,7 @@ const Kernels kernels_generic = {generic::extremes,
                                  generic::losses_triplet,
                                  generic::losses_batch_all,
                                  generic::scan_choose,
-                                 generic::scan_pairs};
+                                 generic::scan_pairs,
+                                 generic::scan_count,
+                                 generic::scan_triplets};
 }  // namespace minerlib

@@ -263,6 +263,12 @@ def scan_pairs(
     return *positives, *negatives
 
 
+def scan_triplets(problem: Problem, above: float, up_to: float) -> _Columns:
+    """Every triplet with above < d(a, n) - d(a, p) <= up_to, by anchor, positive, negative."""
+    found: _Columns = _kernels().scan_triplets(instruction_set(), _call(problem, True), above, up_to)
+    return found
+
+
 def every_pair(problem: Problem, same: bool) -> tuple[np.ndarray, np.ndarray]:
     """Every pair of one class, or of two, by anchor, then column."""
     pairs: tuple[np.ndarray, np.ndarray] = _kernels().every_pair(_call(problem, True), same)

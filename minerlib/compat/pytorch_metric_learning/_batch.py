@@ -21,6 +21,10 @@ except ImportError:
 
 METRICS = ("sqeuclidean", "euclidean", "cosine")
 
+#: Of fewer elements torch shares no operation out. Where it does, its second thread waits for more work for
+#: milliseconds, on the core that the kernels' second thread needs.
+_SERIAL = 1 << 15
+
 
 class Fallback(Exception):
     """Why the original implementation has to answer."""
@@ -95,11 +99,11 @@ def prepare(
     """The call as a `Batch`."""
     metric = metric_of(distance)
     own = _own(embeddings, labels, ref_emb, ref_labels)
-    rows = _normalised(distance, embeddings, metric)
-    columns = rows if own else _normalised(distance, ref_emb, metric)
+    rows = _normalised(distance, embeddings)
+    columns = rows if own else _normalised(distance, ref_emb)
     _collect_norms(distance, embeddings, embeddings if own else ref_emb, rows, columns)
-    x = _array(rows)
-    y = x if own else _array(columns)
+    x = _array(rows, metric)
+    y = x if own else _array(columns, metric)
     if x.dtype != y.dtype:
         x, y = x.astype(np.float64), y.astype(np.float64)
     x_class, y_class = _classes(labels, None if own else ref_labels)
@@ -120,16 +124,20 @@ def _own(embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels:
     return same_rows
 
 
-def _normalised(distance: Any, embeddings: Tensor | None, metric: str) -> Tensor:
+def _normalised(distance: Any, embeddings: Tensor | None) -> Tensor:
     assert embeddings is not None
     if embeddings.ndim != 2 or not embeddings.is_floating_point() or not embeddings.shape[1]:
         raise Fallback("rows of floating-point numbers are needed")
-    rows: Tensor = distance.maybe_normalize(embeddings.detach())
-    if metric == "cosine" and rows.numel():
-        length = torch.linalg.vector_norm(rows.float(), dim=1)
-        if bool(((length > 0) & (length < 0.5)).any()):
-            raise Fallback("a row is too short to be normalised")
-    return rows
+    rows = embeddings.detach()
+    if not distance.normalize_embeddings:
+        return rows
+    step = max(1, (_SERIAL - 1) // rows.shape[1])
+    if rows.device.type != "cpu" or rows.dtype not in (torch.float32, torch.float64):
+        step = max(1, len(rows))
+    out = torch.empty_like(rows, memory_format=torch.contiguous_format)
+    for first in range(0, len(rows), step):
+        distance.normalize(rows[first : first + step], out=out[first : first + step])
+    return out
 
 
 def _collect_norms(
@@ -141,12 +149,16 @@ def _collect_norms(
         distance.set_default_stats(embeddings.detach(), ref_emb, rows, columns)
 
 
-def _array(rows: Tensor) -> np.ndarray:
+def _array(rows: Tensor, metric: str) -> np.ndarray:
     if rows.dtype in (torch.float16, torch.bfloat16):
         rows = rows.float()
     array = np.ascontiguousarray(rows.cpu().numpy())
     if array.size and not max(float(array.max()), -float(array.min())) <= LARGEST_VALUE:
         raise Fallback("a row is not finite")
+    if metric == "cosine":
+        short = np.einsum("ij,ij->i", array, array) < 0.25
+        if short.any() and array[short].any():
+            raise Fallback("a row is too short to be normalised")
     return array
 
 

@@ -9,6 +9,9 @@ the embeddings' type, so the two may differ where a choice is closer than that r
 Served: `LpDistance(p=2)` with power 1 or 2 and `CosineSimilarity` (or a normalised `DotProductSimilarity`),
 normalised or not. Anything else, rows that are not finite among it, is answered by the original
 implementation, and `fallback_reason` says why; it is empty after a call that minerlib answered.
+
+Memory is that of the native kernels; numba's, which stand in where those are not built, hold up to 20 MiB of
+products and marks, and the result once more. Up to 128 MiB that large results leave are kept for the next.
 """
 
 from __future__ import annotations
@@ -126,7 +129,7 @@ class BatchEasyHardMiner(_Served, _originals.BatchEasyHardMiner):
             return index, np.empty(index.shape)
         # a semihard positive is the farthest nearer than the negative, a semihard negative the nearest beyond
         farthest = (self.pos_strategy != self.EASY, self.neg_strategy == self.EASY)
-        if not ranged and not self._collects and self.SEMIHARD not in wanted:
+        if not ranged and not self._collects and self.SEMIHARD not in wanted and strategies[1] != self.ALL:
             wanted_sides = [side for side in (0, 1) if strategies[side] != self.ALL]
             which = [2 * side + farthest[side] for side in wanted_sides]
             extremes = (native if _native() else numba).extremes(batch.problem, which, True)
@@ -168,7 +171,7 @@ class TripletMarginMiner(_Served, _originals.TripletMarginMiner):
     """Every triplet that violates the margin (`all`, `hard`, `semihard`), or does not (`easy`): `(a, p, n)`.
 
     Arguments and results are those of `pytorch_metric_learning.miners.TripletMarginMiner`. Peak memory beyond
-    the result: the result once more while its chunks are joined, 16 MiB of products and O(M) a thread.
+    the result: 4 MiB of products and O(M) a thread.
 
     >>> import torch
     >>> miner = TripletMarginMiner(margin=0.2, type_of_triplets="all")
@@ -187,6 +190,8 @@ class TripletMarginMiner(_Served, _originals.TripletMarginMiner):
             "hard": (-np.inf, min(margin, 0.0)),
             "semihard": (0.0, margin),
         }.get(self.type_of_triplets, (-np.inf, margin))
+        if _native():
+            return batch.give(*native.scan_triplets(batch.problem, *window))
         return batch.give(*_scan(batch).triplets(*window))
 
     def _average(self, batch: Batch) -> None:
@@ -206,7 +211,7 @@ class PairMarginMiner(_Served, _originals.PairMarginMiner):
     """Positive pairs farther apart than one margin, negative pairs closer than another: `(a1, p, a2, n)`.
 
     Arguments and results are those of `pytorch_metric_learning.miners.PairMarginMiner`. Peak memory beyond
-    the result: once more while chunks are joined, 20 MiB of products and marks, O(M) a thread.
+    the result: half of it once more until it is written, 4 MiB of products and O(M) a thread.
 
     >>> import torch
     >>> miner = PairMarginMiner(pos_margin=0.2, neg_margin=0.8)
@@ -228,7 +233,7 @@ class MultiSimilarityMiner(_Served, _originals.MultiSimilarityMiner):
 
     Arguments and results are those of `pytorch_metric_learning.miners.MultiSimilarityMiner`; pairs come
     sorted by anchor, then index, where the original sorts them by anchor, then distance. Peak memory beyond
-    the result: once more while chunks are joined, 20 MiB of products and marks, O(M) a thread.
+    the result: half of it once more until it is written, 4 MiB of products and O(M) a thread.
 
     >>> import torch
     >>> [index.tolist() for index in MultiSimilarityMiner()(torch.eye(3), torch.tensor([0, 0, 1]))]
