@@ -112,6 +112,21 @@ def test_under_its_cross_batch_memory():
     assert runs[0] == pytest.approx(runs[1], rel=1e-9)
 
 
+@pytest.mark.parametrize("name", ["BatchHardMiner", "TripletMarginMiner", "MultiSimilarityMiner"])
+def test_under_torch_compile_nothing_of_a_miner_is_traced(name):
+    from torch._dynamo.utils import counters
+
+    x, y = batch(3, torch.float32, rows=40)
+    miner, loss = getattr(miners, name)(), losses.TripletMarginLoss()
+    torch.compiler.reset()
+    counters.clear()
+    found = torch.compile(lambda rows: miner(2 * rows, y), backend="eager")(x)
+    assert counters["stats"]["unique_graphs"] == 1  # the product
+    assert miner.fallback_reason == ""
+    assert all(one.equal(other) for one, other in zip(found, miner(2 * x, y), strict=True))
+    assert loss(x, y, found).isfinite()
+
+
 SCRIPT = """
 import torch
 from sklearn.datasets import load_digits

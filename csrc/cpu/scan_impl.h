@@ -144,7 +144,7 @@ public:
                 visit(first + i, from, values, scratch.half_norms[i], same, half[0][anchor], found);
                 half[1][anchor].assign(found.begin(), found.end());
             };
-            sweep(filter_, first, count, first / TILE_COLUMNS * TILE_COLUMNS, ceil_div(n_, GROUP) * GROUP, scratch,
+            sweep(filter_, first, count, first / Panel::COLUMNS * Panel::COLUMNS, ceil_div(n_, GROUP) * GROUP, scratch,
                   nothing, consume);
             scratch.trim();
         });

@@ -25,5 +25,7 @@ const Kernels kernels_amxbf16 = {amxbf16::extremes,
                                  avx512::losses_triplet,
                                  avx512::losses_batch_all,
                                  avx512::scan_choose,
-                                 avx512::scan_pairs};
+                                 avx512::scan_pairs,
+                                 avx512::scan_count,
+                                 avx512::scan_triplets};
 }  // namespace minerlib

@@ -22,5 +22,7 @@ const Kernels kernels_amxemulated = {amxemulated::extremes,
                                      avx2::losses_triplet,
                                      avx2::losses_batch_all,
                                      avx2::scan_choose,
-                                     avx2::scan_pairs};
+                                     avx2::scan_pairs,
+                                     avx2::scan_count,
+                                     avx2::scan_triplets};
 }  // namespace minerlib

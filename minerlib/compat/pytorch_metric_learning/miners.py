@@ -47,6 +47,20 @@ class _Served:
         **options: Any,
     ) -> Indices:
         """Indices of the chosen rows; called by the miner itself, which has checked shapes."""
+        if torch.compiler.is_compiling():  # one break of the graph, and none of what follows is traced
+            untraced = torch.compiler.disable(self._mine)
+            found: Indices = untraced(embeddings, labels, ref_emb, ref_labels, **options)
+            return found
+        return self._mine(embeddings, labels, ref_emb, ref_labels, **options)
+
+    def _mine(
+        self,
+        embeddings: Tensor,  # [N, D]
+        labels: Tensor,  # [N]
+        ref_emb: Tensor | None,  # [M, D]
+        ref_labels: Tensor | None,  # [M]
+        **options: Any,
+    ) -> Indices:
         self.fallback_reason = ""
         try:
             if any(option is not None for option in options.values()):
