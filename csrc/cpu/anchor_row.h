@@ -77,9 +77,9 @@ static inline int64_t* list_byte(uint64_t bits, int64_t column, int64_t* out) {
     return out + __builtin_popcount(byte);
 }
 
-template <class T> class AnchorRow {
+template <class T, class Panel = Float32Panel> class AnchorRow {
 public:
-    AnchorRow(const Problem& problem, const Canonical<T>& canonical, const Filter<T>& filter, double margin)
+    AnchorRow(const Problem& problem, const Canonical<T>& canonical, const Filter<T, Panel>& filter, double margin)
         : problem_(problem), canonical_(canonical), filter_(filter), margin_(margin), columns_(problem.columns.rows),
           positives_(problem), bits_(ceil_div(columns_, 64)) {}
 
@@ -244,6 +244,19 @@ public:
         return farthest_;
     }
 
+    // The nearest negative with d > low, -1 where there is none.
+    int64_t nearest_beyond(double low) {
+        if (!exact_) {
+            const Interval edge = value_interval(low, low);
+            Shortlist list;
+            list.reset();
+            for (int64_t g = 0; g < columns_; g += GROUP) offer_beyond(low, edge, g, list);
+            if (!list.overflowed()) return decide(canonical_, anchor_, 1.0, list);
+        }
+        const double high = std::numeric_limits<double>::infinity();
+        return find_where(low, high, 0.0, [&](double d) { return d > low; }) == 0 ? -1 : extreme_eligible(true);
+    }
+
     // Whether the pair with positive(index) has a positive score against a negative at distance dn.
     bool scores(int64_t index, double dn) {
         if (!exact_) {
@@ -386,6 +399,27 @@ private:
         }
     }
 
+    // Offers the columns of one group at a distance beyond `low`, whose value lies in `edge`.
+    void offer_beyond(double low, Interval edge, int64_t group, Shortlist& list) const {
+        const double slack = filter_.error(half_norm_, filter_.group_half_norm(group / GROUP));
+        const FloatV surely = splat(round_up(edge.high + slack)), possibly = splat(round_down(edge.low - slack));
+        const int64_t last = std::min(columns_, group + GROUP);
+        FloatV far = splat(round_up(list.bound() + slack));
+        for (int64_t c = group; c < last; c += WIDTH) {
+            const FloatV v = load(values_ + c);
+            uint32_t hits = mask_ge(v, possibly) & mask_le(v, far);
+            if (__builtin_expect(hits == 0, 1)) continue;
+            if (last - c < WIDTH) hits &= (1u << (last - c)) - 1;
+            const uint32_t sure = mask_gt(v, surely);
+            for (; hits != 0; hits &= hits - 1) {
+                const int bit = __builtin_ctz(hits);
+                if ((sure >> bit & 1) == 0 && !(value(c + bit) > low)) continue;
+                list.offer(values_[c + bit], filter_.error(half_norm_, filter_.half_norm(c + bit)), c + bit);
+            }
+            far = splat(round_up(list.bound() + slack));
+        }
+    }
+
     int64_t find_extreme(bool nearest) {
         if (negatives() == 0) return -1;
         const double sign = nearest ? 1.0 : -1.0;
@@ -406,7 +440,7 @@ private:
 
     const Problem& problem_;
     const Canonical<T>& canonical_;
-    const Filter<T>& filter_;
+    const Filter<T, Panel>& filter_;
     const double margin_;
     const int64_t columns_;
     Positives positives_;

@@ -7,27 +7,15 @@
 namespace minerlib {
 namespace MINERLIB_ISA {
 
-// Calls visit(row) with an AnchorRow for every anchor, in parallel.
-template <class T, class Visit> void for_each_anchor(const Problem& problem, double margin, Visit visit) {
-    const Canonical<T> canonical(problem);
-    const Filter<T> filter(problem, problem.metric == Metric::cosine ? Space::cosine : Space::squared);
+// Calls visit(row) with an AnchorRow for every anchor, in parallel; whole rows of values are swept.
+template <class T, class Panel, class Visit>
+void visit_anchors(const Problem& problem, const Canonical<T>& canonical, const Filter<T, Panel>& filter, double margin,
+                   Visit visit) {
     const int64_t n = problem.anchors.rows, m = problem.columns.rows;
-    if (filter.usable && Square<T>::fits(problem)) {
-        const Square<T> square(filter, problem.threads);
-        const int64_t rows = 16;
-        parallel_for(problem.threads, ceil_div(n, rows), [&](int64_t b) {
-            AnchorRow<T> row(problem, canonical, filter, margin);
-            for (int64_t i = b * rows; i < std::min(n, (b + 1) * rows); ++i) {
-                row.select(i, square.row(i), square.half_norm(i));
-                visit(row);
-            }
-        });
-        return;
-    }
     const int64_t rows = block_rows(n, problem.threads, std::max<int64_t>(m, 1));
     parallel_for(problem.threads, ceil_div(n, rows), [&](int64_t b) {
         const int64_t first = b * rows, count = std::min(rows, n - first);
-        AnchorRow<T> row(problem, canonical, filter, margin);
+        AnchorRow<T, Panel> row(problem, canonical, filter, margin);
         if (!filter.usable) {
             for (int64_t i = 0; i < count; ++i) {
                 row.select(first + i, nullptr, 0);
@@ -43,6 +31,26 @@ template <class T, class Visit> void for_each_anchor(const Problem& problem, dou
         };
         sweep(filter, first, count, 0, ceil_div(m, GROUP) * GROUP, scratch, nothing, consume);
         scratch.trim();
+    });
+}
+
+// The same by float32 values, and by a square of them where the batch is small.
+template <class T, class Visit> void for_each_anchor(const Problem& problem, double margin, Visit visit) {
+    const Canonical<T> canonical(problem);
+    const Filter<T> filter(problem, problem.metric == Metric::cosine ? Space::cosine : Space::squared);
+    const int64_t n = problem.anchors.rows;
+    if (!filter.usable || !Square<T>::fits(problem)) {
+        visit_anchors(problem, canonical, filter, margin, visit);
+        return;
+    }
+    const Square<T> square(filter, problem.threads);
+    const int64_t rows = 16;
+    parallel_for(problem.threads, ceil_div(n, rows), [&](int64_t b) {
+        AnchorRow<T> row(problem, canonical, filter, margin);
+        for (int64_t i = b * rows; i < std::min(n, (b + 1) * rows); ++i) {
+            row.select(i, square.row(i), square.half_norm(i));
+            visit(row);
+        }
     });
 }
 

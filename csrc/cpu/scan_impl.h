@@ -20,9 +20,11 @@ namespace MINERLIB_ISA {
 
 constexpr double ANY = std::numeric_limits<double>::infinity();
 
-template <class T>
-void choose_rows(const Problem& problem, const ChoiceRule& rule, int64_t* index, double* value) {
-    for_each_anchor<T>(problem, 0.0, [&](AnchorRow<T>& row) {
+// Bounds that leave float64 little to decide; where a faster panel's are coarser, float32 is a gain.
+constexpr double FINE = 0x1p-10;
+
+template <class T> void choose_rows(const Problem& problem, const ChoiceRule& rule, int64_t* index, double* value) {
+    const auto choose_for = [&](auto& row) {
         double closest = -ANY, farthest = ANY;  // what the side chosen first leaves to the other
         const int order[2] = {rule.second == 0 ? 1 : 0, rule.second == 0 ? 0 : 1};
         for (const int side : order) {
@@ -41,6 +43,8 @@ void choose_rows(const Problem& problem, const ChoiceRule& rule, int64_t* index,
                 low = std::max(low, closest);
                 if (low == -ANY && high == ANY) {
                     chosen = rule.nearest[1] ? row.nearest_negative() : row.farthest_negative();
+                } else if (rule.nearest[1] && low >= 0 && low < ANY && high == ANY) {
+                    chosen = row.nearest_beyond(low);
                 } else if (row.find_where(low, high, 0.0, [&](double d) { return d > low && d <= high; }) > 0) {
                     chosen = row.extreme_eligible(rule.nearest[1]);
                 }
@@ -49,7 +53,15 @@ void choose_rows(const Problem& problem, const ChoiceRule& rule, int64_t* index,
             if (rule.second == 0 && side == 1) farthest = chosen >= 0 ? distance : -ANY;
             if (rule.second == 1 && side == 0) closest = chosen >= 0 ? distance : ANY;
         }
-    });
+    };
+    if (!std::is_same_v<FastPanel, Float32Panel> && !Square<T>::fits(problem)) {
+        const Filter<T, FastPanel> filter(problem, problem.metric == Metric::cosine ? Space::cosine : Space::squared);
+        if (filter.usable && filter.relative <= FINE) {
+            visit_anchors(problem, Canonical<T>(problem), filter, 0.0, choose_for);
+            return;
+        }
+    }
+    for_each_anchor<T>(problem, 0.0, choose_for);
 }
 
 // Positives alone: anchors have so few that float64 decides them sooner than products with every column are made.
@@ -232,7 +244,7 @@ template <class T>
 void scan_pairs_of(const Problem& problem, const PairRule& rule, ColumnLists& positives, ColumnLists& negatives) {
     if (problem.own && !rule.own_edges && !Square<T>::fits(problem)) {
         if (!std::is_same_v<FastPanel, Float32Panel> &&
-            list_half<T, FastPanel>(problem, rule, 0x1p-10, positives, negatives))
+            list_half<T, FastPanel>(problem, rule, FINE, positives, negatives))
             return;
         if (list_half<T, Float32Panel>(problem, rule, ANY, positives, negatives)) return;
     }
