@@ -65,7 +65,7 @@ public:
 private:
     using Bytes = CoarseSweep<T, Panel>;
 
-    static constexpr int PAUSE = 8;          // blocks of anchors that do without coarse tiles, where they spare little
+    static constexpr int PAUSE = 2;          // blocks of anchors that do without coarse tiles, where they spare little
     static constexpr int64_t CHUNK = GROUP;  // columns taken at a time
     // Anchors that share a pass over the columns: many, as panels of columns come from memory; their values of one
     // piece still fit a second-level cache.

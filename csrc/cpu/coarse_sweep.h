@@ -89,7 +89,14 @@ public:
                 if (side == MIXED) {
                     weigh_all(tile, from, behind, weigh);
                 } else if ((wanted_ >> side & 3) != 0) {
-                    found[side / 2] += collect(tile, p, side, state.hits[side / 2].get() + found[side / 2], state);
+                    int64_t& so_far = found[side / 2];
+                    const int64_t some = collect(tile, p, side, state.hits[side / 2].get() + so_far, state);
+                    if (some > DENSE) {
+                        weigh_all(tile, from, behind, weigh);
+                        computed += DENSE;
+                    } else {
+                        so_far += some;
+                    }
                 }
             }
             for (int s = 0; s < 2; ++s) weigh_hits(2 * s, state.hits[s].get(), found[s], bounds, weigh);
@@ -99,6 +106,10 @@ public:
     }
 
 private:
+    // Hits that take as long as all values of a tile: so many there are where a class meets its columns for the first
+    // time.
+    static constexpr int64_t DENSE = 24;
+
     void prepare() {
         rows_ = std::make_unique<Rows>(filter_, pair_.threads);
         std::vector<typename Bytes::Part> parts;
@@ -181,7 +192,7 @@ private:
         return one_class && tile.column >= begin && tile.column + Bytes::COLUMNS <= end ? 0 : MIXED;
     }
 
-    // Writes the pairs of interest of a tile, and returns how many there are.
+    // Writes the pairs of interest of a tile, at most DENSE and a row's, and returns how many those are.
     int64_t collect(const Tile& tile, int64_t p, int side, Hit* out, const State& state) const {
         uint32_t hits[TILE_ROWS];
         const int16_t* near = state.marks[side].get();
@@ -196,7 +207,7 @@ private:
         const int64_t columns = std::min(Bytes::COLUMNS, n_ - tile.column);
         const auto real = static_cast<uint32_t>((uint64_t{1} << columns) - 1);
         int64_t count = 0;
-        for (int64_t r = 0; r < tile.rows; ++r) {
+        for (int64_t r = 0; r < tile.rows && count <= DENSE; ++r) {
             for (uint32_t lanes = hits[r] & real; lanes != 0; lanes &= lanes - 1) {
                 out[count++] = {static_cast<int32_t>(tile.anchor + r),
                                 static_cast<int32_t>(tile.column) + __builtin_ctz(lanes)};
