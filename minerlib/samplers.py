@@ -13,6 +13,24 @@ from minerlib import inputs
 from minerlib.arrays import to_numpy
 
 
+def given_ranks(rank: Any, world_size: Any) -> tuple[int, int] | None:
+    """Rank and number of ranks that a sampler was given, None where it was given neither."""
+    if (rank is None) != (world_size is None):
+        missing = "rank" if rank is None else "world_size"
+        raise ValueError(f"{missing}: expected rank and world_size together, or neither; got None")
+    if rank is None:
+        return None
+    size = inputs.integer("world_size", world_size, 1, 2**31)
+    return inputs.integer("rank", rank, 0, size - 1), size
+
+
+def current_ranks() -> tuple[int, int]:
+    """Rank and number of ranks of this process, (0, 1) where none are distributed."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
 class MPerClass(Sampler[list[int]]):
     """A batch sampler: each batch holds `batch_size / m` classes with m samples each.
 
@@ -58,13 +76,7 @@ class MPerClass(Sampler[list[int]]):
         self.m = inputs.integer("m", m, 1, 2**31)
         self.batch_size = inputs.integer("batch_size", batch_size, 1, 2**31)
         self.seed = inputs.seed_value(seed)
-        if (rank is None) != (world_size is None):
-            missing = "rank" if rank is None else "world_size"
-            raise ValueError(f"{missing}: expected rank and world_size together, or neither; got None")
-        self._ranks: tuple[int, int] | None = None
-        if rank is not None and world_size is not None:
-            size = inputs.integer("world_size", world_size, 1, 2**31)
-            self._ranks = inputs.integer("rank", rank, 0, size - 1), size
+        self._ranks = given_ranks(rank, world_size)
         if self.batch_size % self.m:
             raise ValueError(f"batch_size: expected a multiple of m = {self.m}, got {self.batch_size}")
         if self._classes_in_batch > len(starts) - 1:
@@ -81,11 +93,7 @@ class MPerClass(Sampler[list[int]]):
 
     def ranks(self) -> tuple[int, int]:
         """This process's rank and the number of ranks."""
-        if self._ranks is not None:
-            return self._ranks
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            return torch.distributed.get_rank(), torch.distributed.get_world_size()
-        return 0, 1
+        return self._ranks or current_ranks()
 
     def __len__(self) -> int:
         """Batches of this rank in an epoch."""

@@ -182,20 +182,17 @@ private:
         return static_cast<int16_t>(std::clamp(z, -32768.0, static_cast<double>(most)));
     }
 
-    // Row j of a part in float32 into `out`; returns half its squared norm.
-    double row(const Part& part, int64_t j, float* out) const {
+    // Row j of a part in float32, in `out` if a centre is taken from it, and half its squared norm.
+    std::pair<const float*, double> row(const Part& part, int64_t j, float* out) const {
         const float* whole = plain_.row(j);
-        if (part.centre == nullptr) {
-            std::copy_n(whole, 2 * pairs_, out);
-            return plain_.half_norm(j);
-        }
+        if (part.centre == nullptr) return {whole, plain_.half_norm(j)};
         Lanes sum = {};
         for (int64_t k = 0; k < 2 * pairs_; k += 8) {
             store(out + k, load(whole + k) - load(part.centre + k));
             const Lanes wide = __builtin_convertvector(load(out + k), Lanes);
             sum += wide * wide;
         }
-        return 0.5 * lane_sum(sum);
+        return {out, 0.5 * lane_sum(sum)};
     }
 
     double longest(const std::vector<Part>& parts, int threads) const {
@@ -204,7 +201,8 @@ private:
             const Part& part = parts[static_cast<size_t>(p)];
             Buffer<float> work(2 * pairs_);
             most[p] = 0;
-            for (int64_t j = part.first; j < part.last; ++j) most[p] = std::max(most[p], row(part, j, work.get()));
+            for (int64_t j = part.first; j < part.last; ++j)
+                most[p] = std::max(most[p], row(part, j, work.get()).second);
         });
         double half = 0;
         for (size_t p = 0; p < parts.size(); ++p) half = std::max(half, most[static_cast<int64_t>(p)]);
@@ -221,10 +219,10 @@ private:
             Buffer<float> work(2 * pairs_);
             double error = 0;
             for (int64_t j = part.first; j < part.last; ++j) {
-                const double half = row(part, j, work.get());
+                const auto [values, half] = row(part, j, work.get());
                 const auto g = static_cast<int32_t>(std::nearbyint(half / (step_ * step_)));
                 int32_t sum = 0;
-                error = std::max(error, convert(work.get(), bytes_.get() + j * 2 * pairs_, sum));
+                error = std::max(error, convert(values, bytes_.get() + j * 2 * pairs_, sum));
                 row_terms_[j] = wrapped(-g);
                 column_terms_[j] = wrapped(-g - LARGEST * sum);
                 lengths_[j] = static_cast<float>(std::sqrt(2 * half) * (1 + 0x1p-20));

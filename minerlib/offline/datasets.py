@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, Sampler
 from minerlib import inputs
 from minerlib.offline import _results
 from minerlib.offline._cases import CaseTriplets
+from minerlib.samplers import current_ranks, given_ranks
 
 
 class OfflineTriplets(Dataset[tuple[Any, Any, Any]]):
@@ -22,8 +23,7 @@ class OfflineTriplets(Dataset[tuple[Any, Any, Any]]):
     Args:
         result: what `offline.mine` returned, or the name of a file that it wrote.
         rows: what the triplets are made of: anything with `rows[i]`, such as a data set of images, an array
-        or
-            a memory-mapped one; the items are then (rows[a], rows[p], rows[n]). Without it they are row
+            or a memory-mapped one; the items are then (rows[a], rows[p], rows[n]). Without it they are row
             numbers.
         cases: which of the result's cases, one behind the other; all of them by default.
 
@@ -99,21 +99,11 @@ class OfflineSampler(Sampler[int]):
     ) -> None:
         self._count = len(triplets)
         self.seed, self.epoch = inputs.seed_value(seed), 0
-        if (rank is None) != (world_size is None):
-            missing = "rank" if rank is None else "world_size"
-            raise ValueError(f"{missing}: expected rank and world_size together, or neither; got None")
-        self._ranks: tuple[int, int] | None = None
-        if rank is not None and world_size is not None:
-            size = inputs.integer("world_size", world_size, 1, 2**31)
-            self._ranks = inputs.integer("rank", rank, 0, size - 1), size
+        self._ranks = given_ranks(rank, world_size)
 
     def ranks(self) -> tuple[int, int]:
         """This process's rank and the number of ranks."""
-        if self._ranks is not None:
-            return self._ranks
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            return torch.distributed.get_rank(), torch.distributed.get_world_size()
-        return 0, 1
+        return self._ranks or current_ranks()
 
     def set_epoch(self, epoch: int) -> None:
         """Which epoch the next iteration is; without it, the one after the last."""
