@@ -246,7 +246,14 @@ def multi(rng: np.random.Generator, rows: int) -> np.ndarray:
 def test_counts_and_average_precision(
     kind: str, labels: Callable[..., np.ndarray], own: bool, backend: Running
 ) -> None:
-    for bits, queries, rows in ((1, 1, 1), (9, 3, 65), (64, 12, 700), (129, 33, 130), (1025, 2, 63)):
+    for bits, queries, rows in (
+        (1, 1, 1),
+        (9, 3, 65),
+        (64, 12, 700),
+        (129, 33, 130),
+        (248, 5, 70),
+        (1025, 2, 63),
+    ):
         e = expected(kind, bits, queries, rows)
         rng = np.random.default_rng(bits)
         if own:
@@ -268,6 +275,10 @@ def test_counts_and_average_precision_of_many_rows(backend: Running) -> None:
         e = expected(kind, 12, 3, rows)
         relevance = inputs.relevance(np.arange(3), np.arange(rows) % 4, 3, rows)
         assert_ranking(backend, e, relevance, (100, rows))
+    for bits in (12, 264):
+        own = random_codes(np.random.default_rng(bits), 530, bits)
+        e = Expected(own, own, own, (own, own))
+        assert_ranking(backend, e, inputs.relevance(np.arange(530) % 5, None, 530, 530), (200,))
 
 
 # ------------------------------------------------------------------ the numba backend's grid
