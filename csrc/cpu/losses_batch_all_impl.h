@@ -28,75 +28,17 @@
 #include "panels.h"
 #include "pool.h"
 #include "positives.h"
+#include "ready_rows.h"
 
 namespace minerlib {
 namespace MINERLIB_ISA {
-
-// Rows made ready for products: centred or of unit length, in panels for both of their roles.
-template <class T> struct ReadyRows {
-    // panels [rows / DOUBLES][D][DOUBLES]: columns of a product. by_dims [D / DOUBLES][rows][DOUBLES]: summed rows.
-    void prepare(const T* data, int64_t count, int64_t dimensions, const double* shift, bool unit, int threads,
-                 bool with_panels, bool with_sums) {
-        rows = data;
-        n = count;
-        dims = dimensions;
-        center = shift;
-        squares.resize(ceil_div(n, DOUBLES) * DOUBLES);
-        inverse.resize(unit ? n : 0);
-        if (with_panels) panels.resize(ceil_div(n, DOUBLES) * DOUBLES * dims);
-        if (with_sums) by_dims.resize(ceil_div(dims, DOUBLES) * DOUBLES * n);
-        parallel_for(threads, ceil_div(n, DOUBLES), [&](int64_t panel) {
-            Buffer<double> row(padded());
-            for (int lane = 0; lane < DOUBLES; ++lane) {
-                const int64_t i = panel * DOUBLES + lane;
-                if (i < n && unit) set_inverse(i);
-                std::fill(row.get(), row.get() + padded(), 0.0);
-                if (i < n) get(i, row.get());
-                double sum = 0;
-                for (int64_t k = 0; k < dims; ++k) sum += row[k] * row[k];
-                squares[i] = sum;
-                if (with_panels) {
-                    for (int64_t k = 0; k < dims; ++k) panels[(panel * dims + k) * DOUBLES + lane] = row[k];
-                }
-                if (i >= n || !with_sums) continue;
-                for (int64_t k = 0; k < padded(); k += DOUBLES)
-                    std::memcpy(by_dims.get() + k * n + i * DOUBLES, row.get() + k, DOUBLES * sizeof(double));
-            }
-        });
-    }
-
-    int64_t padded() const { return ceil_div(dims, DOUBLES) * DOUBLES; }
-
-    double value(int64_t i, int64_t k) const {
-        const double v = static_cast<double>(rows[i * dims + k]);
-        return inverse.size() > 0 ? v * inverse[i] : v - center[k];
-    }
-
-    void get(int64_t i, double* out) const {
-        for (int64_t k = 0; k < dims; ++k) out[k] = value(i, k);
-    }
-
-    const T* rows = nullptr;
-    int64_t n = 0, dims = 0;
-    const double* center = nullptr;
-    Buffer<double> panels, by_dims, squares, inverse;
-
-private:
-    void set_inverse(int64_t i) {
-        double sum = 0;
-        for (int64_t k = 0; k < dims; ++k) {
-            const double v = static_cast<double>(rows[i * dims + k]);
-            sum += v * v;
-        }
-        inverse[i] = sum > 0 ? 1 / std::sqrt(sum) : 0;
-    }
-};
 
 template <class T> class BatchAll {
 public:
     BatchAll(const Problem& problem, double margin, Reduction reduction)
         : problem_(problem), margin_(margin), reduction_(reduction), n_(problem.anchors.rows), m_(problem.columns.rows),
-          dims_(problem.anchors.dims), stride_(ceil_div(m_, DOUBLES) * DOUBLES), canonical_(problem) {}
+          dims_(problem.anchors.dims), width_(ceil_div(m_, DOUBLES) * DOUBLES),
+          stride_(width_ % 16 == 0 ? width_ + 8 : width_), canonical_(problem) {}
 
     void run(LossResult& result) {
         const bool differentiate = result.into_x != nullptr;
@@ -104,25 +46,10 @@ public:
         sums_.resize(n_);
         total_.resize(n_);
         above_.resize(n_);
-        // As many rows as BLOCK holds, a tile for each thread at least, and units small enough to be shared out.
-        const int64_t tiles = std::max<int64_t>(BLOCK / stride_ / TILE_ROWS, problem_.threads);
-        const int64_t rows = std::min(n_, tiles * TILE_ROWS);
-        const int64_t unit = TILE_ROWS * std::max<int64_t>(1, std::min(UNIT, tiles / (4 * problem_.threads)));
-        const int64_t unit_columns = UNIT * TILE_ROWS;
-        block_.resize(rows * stride_);
-        for (int64_t first = 0; first < n_; first += rows) {
-            const int64_t count = std::min(rows, n_ - first);
-            parallel_for(problem_.threads, ceil_div(count, unit), [&](int64_t u) {
-                const int64_t top = u * unit, here = std::min(unit, count - top);
-                products(first + top, here, block_.get() + top * stride_);
-                std::vector<double> work;
-                for (int64_t r = top; r < top + here; ++r) weigh(first + r, block_.get() + r * stride_, work);
-                if (differentiate) sum_columns(first + top, here, block_.get() + top * stride_);
-            });
-            if (!differentiate) continue;
-            parallel_for(problem_.threads, ceil_div(m_, unit_columns), [&](int64_t u) {
-                sum_anchors(first, count, u * unit_columns, std::min(unit_columns, m_ - u * unit_columns));
-            });
+        if (problem_.own && n_ <= SQUARE) {
+            over_square(differentiate);
+        } else {
+            over_blocks(differentiate);
         }
         const double scale = reduce(result.loss);
         if (!differentiate) return;
@@ -131,6 +58,13 @@ public:
     }
 
 private:
+    using Sorted = std::vector<std::pair<double, int64_t>>;  // positives: distance, column
+    struct Work {
+        Sorted sorted;
+        std::vector<double> sums;
+    };
+
+    static constexpr int64_t SQUARE = 2048;    // rows whose distances are all held at once
     static constexpr int64_t BLOCK = 1 << 19;  // values of a block of anchors
     static constexpr int64_t UNIT = 4;         // tiles of rows that share a panel in the first cache
     static constexpr int64_t DEPTH = 256;      // steps of a product between additions to memory
@@ -165,8 +99,66 @@ private:
         std::fill(buffer.get(), buffer.get() + size, 0.0);
     }
 
-    // out [count, stride] = x . y
-    void products(int64_t first, int64_t count, double* out) const {
+    // A block of anchors against all columns at a time.
+    void over_blocks(bool differentiate) {
+        // As many rows as BLOCK holds, a tile for each thread at least, and units small enough to be shared out.
+        const int64_t tiles = std::max<int64_t>(BLOCK / stride_ / TILE_ROWS, problem_.threads);
+        const int64_t rows = std::min(n_, tiles * TILE_ROWS), unit = unit_of(tiles);
+        const int64_t unit_columns = UNIT * TILE_ROWS;
+        block_.resize(rows * stride_);
+        for (int64_t first = 0; first < n_; first += rows) {
+            const int64_t count = std::min(rows, n_ - first);
+            parallel_for(problem_.threads, ceil_div(count, unit), [&](int64_t u) {
+                const int64_t top = u * unit, here = std::min(unit, count - top);
+                distances(first + top, here, 0, row(top));
+                Work work;
+                for (int64_t r = top; r < top + here; ++r) weigh(first + r, row(r), work);
+                if (differentiate) sum_columns(first + top, here, row(top));
+            });
+            if (!differentiate) continue;
+            parallel_for(problem_.threads, ceil_div(m_, unit_columns), [&](int64_t u) {
+                sum_anchors(first, count, u * unit_columns, std::min(unit_columns, m_ - u * unit_columns));
+            });
+        }
+    }
+
+    // All distances, each computed for both of its anchors, and one sum of rows by both of their weights.
+    void over_square(bool differentiate) {
+        const int64_t unit = unit_of(ceil_div(n_, TILE_ROWS)), units = ceil_div(n_, unit);
+        block_.resize(n_ * stride_);
+        parallel_for(problem_.threads, units, [&](int64_t u) {
+            const int64_t top = u * unit, bottom = std::min(top + unit, n_);
+            distances(top, bottom - top, top / DOUBLES * DOUBLES, row(top));
+            for (int64_t next = bottom; next < n_; next += unit) {
+                const int64_t end = std::min(bottom, next / DOUBLES * DOUBLES);  // the others it computes itself
+                for (int64_t j = next; j < std::min(next + unit, n_); ++j) {
+                    for (int64_t i = top; i < end; ++i) row(j)[i] = row(i)[j];
+                }
+            }
+        });
+        parallel_for(problem_.threads, units, [&](int64_t u) {
+            Work work;
+            for (int64_t i = u * unit; i < std::min((u + 1) * unit, n_); ++i) weigh(i, row(i), work);
+        });
+        if (!differentiate) return;
+        parallel_for(problem_.threads, units,
+                     [&](int64_t u) { sum_both(u * unit, std::min(unit, n_ - u * unit)); });
+    }
+
+    int64_t unit_of(int64_t tiles) const {
+        return TILE_ROWS * std::max<int64_t>(1, std::min(UNIT, tiles / (4 * problem_.threads)));
+    }
+
+    double* row(int64_t r) const { return block_.get() + r * stride_; }
+
+    // out [count, stride]: of anchors to the columns beyond `from`, the first of a panel.
+    void distances(int64_t first, int64_t count, int64_t from, double* out) const {
+        products(first, count, from, out);
+        for (int64_t r = 0; r < count; ++r)
+            measure(first + r, from, problem_.own ? first + r : -1, out + r * stride_);
+    }
+
+    void products(int64_t first, int64_t count, int64_t from, double* out) const {
         const int64_t depth = std::min(dims_, DEPTH), tile = depth * TILE_ROWS;
         Buffer<double> packed(UNIT * tile);
         for (int64_t k = 0; k < dims_; k += depth) {
@@ -175,7 +167,7 @@ private:
                 double* to = packed.get() + r / TILE_ROWS * tile + r % TILE_ROWS;
                 for (int64_t s = 0; s < steps; ++s) to[s * TILE_ROWS] = r < count ? x_->value(first + r, k + s) : 0.0;
             }
-            for (int64_t j = 0; j < stride_; j += DOUBLES) {
+            for (int64_t j = from; j < width_; j += DOUBLES) {
                 const double* panel = y_ready_.panels.get() + j * dims_ + k * DOUBLES;
                 for (int64_t t = 0; t * TILE_ROWS < count; ++t)
                     multiply(packed.get() + t * tile, panel, steps, count - t * TILE_ROWS, k > 0,
@@ -184,13 +176,12 @@ private:
         }
     }
 
-    // Turns an anchor's products into its distances, and those into the weights of the rows' differences.
-    void weigh(int64_t i, double* row, std::vector<double>& work) {
+    // Turns an anchor's distances into the weights of the rows' differences.
+    void weigh(int64_t i, double* row, Work& work) {
         Positives positives(problem_);
         positives.select(i);
-        measure(i, row, positives.own());
-
-        std::vector<std::pair<double, int64_t>> sorted;
+        Sorted& sorted = work.sorted;
+        sorted.clear();
         positives.visit(0, m_, [&](int64_t j) { sorted.emplace_back(row[j], j); });
         const int64_t count = static_cast<int64_t>(sorted.size());
         const int64_t negatives = m_ - count - (positives.own() >= 0);
@@ -198,33 +189,29 @@ private:
         sums_[i] = 0;
         above_[i] = 0;
         if (total_[i] == 0) {
-            std::fill(row, row + stride_, 0.0);
+            std::fill(row, row + width_, 0.0);
             return;
         }
         std::sort(sorted.begin(), sorted.end());
         const double nothing = std::numeric_limits<double>::infinity();
         for (const auto& positive : sorted) row[positive.second] = nothing;
         if (positives.own() >= 0) row[positives.own()] = nothing;
-        std::fill(row + m_, row + stride_, nothing);
+        std::fill(row + m_, row + width_, nothing);
 
-        work.assign(static_cast<size_t>(2 * count), 0.0);  // active negatives of each positive, their hinges' sum
-        double *active = work.data(), *hinges = active + count;
+        work.sums.assign(static_cast<size_t>(2 * count), 0.0);  // active negatives of each positive, their hinges' sum
+        double *active = work.sums.data(), *hinges = active + count;
         if (count <= DIRECT) {
             compare_each(sorted, row, active, hinges);
         } else {
             fill_buckets(sorted, row, active, hinges);
         }
-        double weight = 0;
         for (int64_t k = 0; k < count; ++k) {
             sums_[i] += hinges[k];
             above_[i] += static_cast<int64_t>(active[k]);
             row[sorted[static_cast<size_t>(k)].second] = slope(sorted[static_cast<size_t>(k)].first) * active[k];
         }
         if (positives.own() >= 0) row[positives.own()] = 0;
-        std::fill(row + m_, row + stride_, 0.0);
-        if (x_weight_.size() == 0) return;
-        for (int64_t j = 0; j < m_; ++j) weight += row[j];
-        x_weight_[i] += weight;
+        std::fill(row + m_, row + width_, 0.0);
     }
 
     double slope(double distance) const {
@@ -232,14 +219,14 @@ private:
         return problem_.metric == Metric::cosine ? 1 : 2;
     }
 
-    void measure(int64_t i, double* row, int64_t own) const {
+    void measure(int64_t i, int64_t from, int64_t own, double* row) const {
         if (problem_.metric == Metric::cosine) {
-            for (int64_t j = 0; j < stride_; ++j) row[j] = 1 - row[j];
+            for (int64_t j = from; j < width_; ++j) row[j] = 1 - row[j];
             return;
         }
         const double mine = x_->squares[i];
         const double* squares = y_ready_.squares.get();
-        for (int64_t first = 0; first < stride_; first += DOUBLES) {
+        for (int64_t first = from; first < width_; first += DOUBLES) {
             LongV close = {};
             for (int64_t j = first; j < first + DOUBLES; j += DOUBLES / 2) {
                 const DoubleV norms = splat(mine) + load(squares + j);
@@ -256,10 +243,8 @@ private:
         }
         if (problem_.metric != Metric::euclidean) return;
         if (own >= 0) row[own] = 0;
-        for (int64_t j = 0; j < m_; ++j) row[j] = std::sqrt(row[j]);
+        for (int64_t j = from; j < m_; ++j) row[j] = std::sqrt(row[j]);
     }
-
-    using Sorted = std::vector<std::pair<double, int64_t>>;
 
     // Few positives: each is compared with all negatives, two vectors at a time; row becomes the negatives' weights.
     void compare_each(const Sorted& positives, double* row, double* active, double* hinges) const {
@@ -268,7 +253,7 @@ private:
         LongV counts[DIRECT] = {};
         for (int64_t k = 0; k < count; ++k) near[k] = splat(positives[static_cast<size_t>(k)].first);
         const DoubleV margin = splat(margin_), zero = {};
-        for (int64_t j = 0; j < stride_; j += DOUBLES) {
+        for (int64_t j = 0; j < width_; j += DOUBLES) {
             const DoubleV d0 = load(row + j), d1 = load(row + j + DOUBLE_LANES);
             LongV hits0 = {}, hits1 = {};
             for (int64_t k = 0; k < count; ++k) {
@@ -342,7 +327,7 @@ private:
         }
     }
 
-    // x_sums[i] += sum_j weight(i, j) y_j for the unit's anchors.
+    // x_sums[i] += sum_j weight(i, j) y_j, and x_weight[i] those weights, for the unit's anchors.
     void sum_columns(int64_t first, int64_t count, const double* weights) {
         const int64_t width = x_->padded(), tile = DEPTH * TILE_ROWS;
         Buffer<double> packed(UNIT * tile);
@@ -350,7 +335,12 @@ private:
             const int64_t steps = std::min(DEPTH, m_ - j);
             for (int64_t r = 0; r < UNIT * TILE_ROWS; ++r) {
                 double* to = packed.get() + r / TILE_ROWS * tile + r % TILE_ROWS;
-                for (int64_t s = 0; s < steps; ++s) to[s * TILE_ROWS] = r < count ? weights[r * stride_ + j + s] : 0.0;
+                double sum = 0;
+                for (int64_t s = 0; s < steps; ++s) {
+                    to[s * TILE_ROWS] = r < count ? weights[r * stride_ + j + s] : 0.0;
+                    sum += to[s * TILE_ROWS];
+                }
+                if (r < count) x_weight_[first + r] += sum;
             }
             add_sums(packed.get(), tile, steps, y_ready_, j, count, x_sums_.get() + first * width);
         }
@@ -374,6 +364,36 @@ private:
             }
             add_sums(packed.get(), tile, steps, *x_, anchor + a, count, sums + first * width);
         }
+    }
+
+    // x_sums[i] += sum_j (weight(i, j) + weight(j, i)) y_j for the anchors first .. first + count - 1 of a square.
+    void sum_both(int64_t first, int64_t count) {
+        const int64_t tile = DEPTH * TILE_ROWS;
+        Buffer<double> packed(UNIT * tile);
+        for (int64_t j = 0; j < m_; j += DEPTH) {
+            const int64_t steps = std::min(DEPTH, m_ - j);
+            for (int64_t t = 0; t * TILE_ROWS < count; ++t) {
+                const int64_t top = first + t * TILE_ROWS, here = first + count - top;
+                double* to = packed.get() + t * tile;
+                here >= TILE_ROWS ? pack_both<true>(top, TILE_ROWS, j, steps, to)
+                                  : pack_both<false>(top, here, j, steps, to);
+            }
+            add_sums(packed.get(), tile, steps, y_ready_, j, count, x_sums_.get() + first * x_->padded());
+        }
+    }
+
+    // Both weights of the anchors top .. top + count - 1, which WHOLE says to be TILE_ROWS, with the others from `from` on.
+    template <bool WHOLE> void pack_both(int64_t top, int64_t count, int64_t from, int64_t steps, double* out) {
+        const double *mine = row(top) + from, *theirs = row(from) + top;
+        double sum[TILE_ROWS] = {};
+        for (int64_t s = 0; s < steps; ++s, ++mine, theirs += stride_, out += TILE_ROWS) {
+#pragma GCC unroll 16
+            for (int64_t r = 0; r < TILE_ROWS; ++r) {
+                out[r] = WHOLE || r < count ? mine[r * stride_] + theirs[r] : 0.0;
+                sum[r] += out[r];
+            }
+        }
+        for (int64_t r = 0; r < count; ++r) x_weight_[top + r] += sum[r];
     }
 
     void add_sums(const double* packed, int64_t tile, int64_t steps, const ReadyRows<T>& rows, int64_t from,
@@ -429,7 +449,8 @@ private:
     const Problem& problem_;
     const double margin_;
     const Reduction reduction_;
-    const int64_t n_, m_, dims_, stride_;
+    const int64_t n_, m_, dims_;
+    const int64_t width_, stride_;  // columns, and values from one row to the next: an odd number of cache lines
     const Canonical<T> canonical_;
     ReadyRows<T> x_ready_, y_ready_;
     const ReadyRows<T>* x_ = nullptr;

@@ -5,6 +5,10 @@
 #include <cstdlib>
 #include <new>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace minerlib {
 
 template <class T> class Buffer {
@@ -19,9 +23,13 @@ public:
     void resize(int64_t size) {
         if (size <= size_) return;
         release();
-        const size_t bytes = (static_cast<size_t>(size) * sizeof(T) + 63) / 64 * 64 + READ_PAST;
-        data_ = static_cast<T*>(std::aligned_alloc(64, bytes));
+        const size_t least = static_cast<size_t>(size) * sizeof(T) + READ_PAST, unit = least < LARGE ? 64 : PAGE;
+        const size_t bytes = (least + unit - 1) / unit * unit;
+        data_ = static_cast<T*>(std::aligned_alloc(unit, bytes));
         if (data_ == nullptr) throw std::bad_alloc();
+#if defined(__linux__)
+        if (unit == PAGE) madvise(data_, bytes, MADV_HUGEPAGE);
+#endif
         size_ = size;
     }
 
@@ -38,6 +46,9 @@ public:
 private:
     // Loops over whole vectors or words of bits read up to 64 floats past the last value and drop what they read.
     static constexpr size_t READ_PAST = 256;
+
+    // Memory in large pages takes the system a fraction of the time of as much in small ones.
+    static constexpr size_t LARGE = size_t{16} << 20, PAGE = size_t{2} << 20;
 
     T* data_ = nullptr;
     int64_t size_ = 0;
