@@ -301,6 +301,30 @@ def test_large_batches_are_one_answer_on_all_kernels(kind, distance):
         assert len(answers[0][0]) > 0
 
 
+@pytest.mark.parametrize("distance", ["squared", "euclidean", "cosine"])
+def test_pairs_under_edges_that_few_reach(distance):
+    """What coarse tiles leave, beside edges that are distances of the batch; and a part where many are near."""
+    generator = torch.Generator().manual_seed(11)
+    x = torch.randn(1100, 40, generator=generator) + 5
+    y = torch.randint(130, (1100,), generator=generator)
+    metric = {"squared": "sqeuclidean"}.get(distance, distance)
+    for crowd in (0, 60):
+        x[500 : 500 + crowd] = x[500] + 0.01 * torch.randn(crowd, 40, generator=generator)
+        d = minerlib.pairwise_distance(x, metric=metric).numpy()
+        far, near = (float(np.quantile(d, q, method="lower")) for q in (0.01, 0.004))
+        far, near = (1 - far, 1 - near) if distance == "cosine" else (far, near)
+        miner = miners.PairMarginMiner(far, near, distance=DISTANCES[distance]())
+        answers = []
+        for kernels in KERNELS:
+            with using(kernels):
+                answers.append(pair_sets(served(miner, x, y)))
+        if distance != "cosine":  # which the miner takes of rows that it has made units
+            answers.append(by_definition("pairs", miner, d, y.numpy()))
+        assert min(map(len, answers[-1])) > 1000
+        for answer in answers[:-1]:
+            assert answer == answers[-1], crowd
+
+
 @pytest.mark.parametrize("kind", ["plain", "duplicates", "off centre", "huge"])
 @pytest.mark.parametrize("kernels", KERNELS)
 def test_choices_are_those_of_mine(kind, kernels):

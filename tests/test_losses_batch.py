@@ -86,8 +86,8 @@ def test_batch_all_of_float32_over_several_blocks(metric, threads, path):
 
 
 def test_batch_all_over_more_anchors_than_a_block(path):
-    x, labels = batch(1500, 4, 500, torch.float32)
-    rows = torch.randperm(1500, generator=torch.Generator().manual_seed(1))[:25]
+    x, labels = batch(2100, 4, 1500, torch.float32)
+    rows = torch.randperm(2100, generator=torch.Generator().manual_seed(1))[:25]
     # the plain form of a few anchors; those of the others follow from the same code
     whole = [
         losses.batch_all(x[rows], labels[rows], 0.5, reduction="sum", reference=x, reference_labels=labels,
@@ -150,8 +150,9 @@ def test_batch_all_of_equal_rows_and_zero_rows(metric, path):
         )  # fmt: skip
 
 
-def test_batch_all_gives_the_same_bits_for_any_number_of_threads():
-    x, labels = batch(700, 20, 5, torch.float32)
+@pytest.mark.parametrize("rows", [700, 2100])  # all distances at once, and blocks of anchors
+def test_batch_all_gives_the_same_bits_for_any_number_of_threads(rows):
+    x, labels = batch(rows, 20, 5, torch.float32)
     found = []
     for threads in (1, 2, 5):
         minerlib.set_num_threads(threads)

@@ -3,16 +3,18 @@
 //   loss = sum over a, p, n of max((d(a, p) - d(a, n)) + margin, 0), or its mean (over those above zero)
 //   dloss/dd(a, p) = how many negatives have a positive hinge with p; dloss/dd(a, n) = less the positives likewise
 //
-// x [N, D], y [M, D] float32 or float64. A block of anchors at a time:
+// x [N, D], y [M, D] float32 or float64. All anchors of a small batch compared with itself, or a block at a time:
 //   1. products with all columns, which become distances d = |x|^2 + |y|^2 - 2 x.y of centred rows in float64; where
 //      that cancels, the canonical distance takes its place. Unit rows and 1 - x.y for `cosine`;
 //   2. an anchor's positives are sorted; each negative falls in the bucket of those with which its hinge is not
 //      positive; running sums over the buckets (count, sum of d) give the hinges and the weights of all pairs;
-//   3. weights times rows are the gradients: of the anchors at once, of the columns when the block is done.
+//   3. weights times rows are the gradients: of the anchors at once, of the columns when the block is done. Of all
+//      anchors at once, a distance serves both of its rows, and so does the sum of both weights of a pair.
 // Everything is float64 and summed in one order, whatever the threads. A hinge of zero has no gradient; equal rows
 // have none under `euclidean`, and zero rows none under `cosine`.
-// Work: 6 N M D multiply-adds (products and two gradients) and N M log P. Memory: 24 (N + M) D bytes at most and a
-// block of 4 MiB (or TILE_ROWS rows a thread); no N x M array. Source: EXT eq. 1.
+// Work: 3 N M D multiply-adds (products and two gradients), or half of it where distances are shared, and N M log P.
+// Memory: 24 (N + M) D bytes at most and a block of 4 MiB (or TILE_ROWS rows a thread), or 8 N^2 bytes, 34 MB at most,
+// where all anchors are held. Source: EXT eq. 1.
 #pragma once
 
 #include <algorithm>
@@ -141,8 +143,7 @@ private:
             for (int64_t i = u * unit; i < std::min((u + 1) * unit, n_); ++i) weigh(i, row(i), work);
         });
         if (!differentiate) return;
-        parallel_for(problem_.threads, units,
-                     [&](int64_t u) { sum_both(u * unit, std::min(unit, n_ - u * unit)); });
+        parallel_for(problem_.threads, units, [&](int64_t u) { sum_both(u * unit, std::min(unit, n_ - u * unit)); });
     }
 
     int64_t unit_of(int64_t tiles) const {
@@ -154,8 +155,7 @@ private:
     // out [count, stride]: of anchors to the columns beyond `from`, the first of a panel.
     void distances(int64_t first, int64_t count, int64_t from, double* out) const {
         products(first, count, from, out);
-        for (int64_t r = 0; r < count; ++r)
-            measure(first + r, from, problem_.own ? first + r : -1, out + r * stride_);
+        for (int64_t r = 0; r < count; ++r) measure(first + r, from, problem_.own ? first + r : -1, out + r * stride_);
     }
 
     void products(int64_t first, int64_t count, int64_t from, double* out) const {
@@ -382,7 +382,8 @@ private:
         }
     }
 
-    // Both weights of the anchors top .. top + count - 1, which WHOLE says to be TILE_ROWS, with the others from `from` on.
+    // Both weights of the anchors top .. top + count - 1, which WHOLE says to be TILE_ROWS, with the others from `from`
+    // on.
     template <bool WHOLE> void pack_both(int64_t top, int64_t count, int64_t from, int64_t steps, double* out) {
         const double *mine = row(top) + from, *theirs = row(from) + top;
         double sum[TILE_ROWS] = {};

@@ -8,10 +8,14 @@
 //
 // anchors [N, D], columns [M, D] of float32 or float64. Choices are index [N, 2] (-1 for none) and value [N, 2], lists
 // one of columns for each anchor. Every comparison is decided on canonical float64 values of the metric, nearest and
-// farthest on selection values, ties by the lowest index. Memory beyond the lists: that of window.
+// farthest on selection values, ties by the lowest index. Memory beyond the lists: that of window, and 8 D bytes a row
+// where rows as bytes (coarse.h) tell which pairs of fixed edges need be looked at.
 // Source: pytorch-metric-learning's BatchEasyHardMiner, PairMarginMiner, MultiSimilarityMiner and TripletMarginMiner.
 #pragma once
 
+#include <atomic>
+
+#include "coarse.h"
 #include "each_anchor.h"
 #include "families.h"
 
@@ -144,6 +148,102 @@ public:
 
     void run(ColumnLists& positives, ColumnLists& negatives) const {
         ColumnLists half[2] = {ColumnLists(static_cast<size_t>(n_)), ColumnLists(static_cast<size_t>(n_))};
+        if (!by_bytes(half)) by_panels(half);
+        mirror(half[0], positives);
+        mirror(half[1], negatives);
+    }
+
+private:
+    // Positives with every column beyond a row, and negatives among those that coarse tiles leave. False, and garbage
+    // is in the lists, where panels find them sooner.
+    bool by_bytes(ColumnLists* half) const {
+        if constexpr (Coarse<T, Panel>::EXISTS) {
+            using Bytes = Coarse<T, Panel>;
+            const double reach = rule_.far + rule_.epsilon + slack_of(rule_.far, rule_.epsilon);
+            if (!(std::fabs(reach) < ANY) || !few_positives(problem_)) return false;
+            const WholeRows<T, Panel> whole(filter_, problem_.threads);
+            std::vector<typename Bytes::Part> parts;
+            for (int64_t i = 0; i < n_; i += GROUP) parts.push_back({i, std::min(n_, i + GROUP), nullptr});
+            const Bytes bytes(filter_, whole, parts, problem_.threads);
+            if (!bytes.usable()) return false;
+
+            Buffer<int16_t> near(bytes.padded_rows()), far(bytes.padded_rows());
+            std::fill_n(near.get(), bytes.padded_rows(), Bytes::NEVER_NEAR);
+            std::fill_n(far.get(), bytes.padded_rows(), Bytes::NEVER_FAR);
+            const double most = values_of(problem_.metric, filter_, 0.0, reach, reach).high;
+            for (int64_t i = 0; i < n_; ++i) near[i] = bytes.near_edge(most, i);
+            const CoarseEdges edges{near.get(), far.get(), near.get()};
+
+            constexpr int64_t SPARE = 64;  // a value alone takes as long as so many comparisons of bytes
+            std::atomic<bool> dense = false;
+            const int64_t rows = Panel::ROWS * PANELS;
+            parallel_for(problem_.threads, ceil_div(n_, rows), [&](int64_t b) {
+                if (dense) return;
+                const int64_t first = b * rows, count = std::min(rows, n_ - first);
+                ColumnLists hits(static_cast<size_t>(count));
+                if (find_hits(bytes, edges, first, hits) > count * (n_ - first) / SPARE + GROUP) dense = true;
+                Positives same(problem_);
+                for (int64_t i = first; i < first + count && !dense; ++i) {
+                    const size_t row = static_cast<size_t>(i);
+                    visit_hits(i, whole, hits[static_cast<size_t>(i - first)], same, half[0][row], half[1][row]);
+                }
+            });
+            return !dense;
+        }
+        return false;
+    }
+
+    // The columns beyond each row that may be near to it; returns how many.
+    template <class Bytes>
+    int64_t find_hits(const Bytes& bytes, const CoarseEdges& edges, int64_t first, ColumnLists& hits) const {
+        const int64_t count = static_cast<int64_t>(hits.size());
+        Buffer<uint16_t> panels;
+        bytes.pack_anchors(first, count, panels);
+        int64_t total = 0;
+        for (int64_t block = first / Bytes::COLUMNS; block * Bytes::COLUMNS < n_; ++block) {
+            for (int64_t p = 0; p * Bytes::ROWS < count; ++p) {
+                uint32_t found[Bytes::ROWS];
+                const int64_t top = p * Bytes::ROWS;
+                if (!bytes.template tile<false>(panels, p, first + top, block, edges, found)) continue;
+                for (int64_t r = top; r < std::min<int64_t>(top + Bytes::ROWS, count); ++r) {
+                    for (uint32_t lanes = found[r - top]; lanes != 0; lanes &= lanes - 1) {
+                        const int64_t j = block * Bytes::COLUMNS + __builtin_ctz(lanes);
+                        if (j <= first + r || j >= n_) continue;
+                        hits[static_cast<size_t>(r)].push_back(static_cast<int32_t>(j));
+                        ++total;
+                    }
+                }
+            }
+        }
+        return total;
+    }
+
+    template <class Rows>
+    void visit_hits(int64_t i, const Rows& whole, const std::vector<int32_t>& hits, Positives& same,
+                    std::vector<int32_t>& far_off, std::vector<int32_t>& near_by) const {
+        const auto interval = [&](int64_t j) {
+            return distance_of(problem_.metric, filter_, whole.half_norm(i), j, whole.value(i, j));
+        };
+        const double edge = rule_.far + rule_.epsilon, slack = slack_of(rule_.far, rule_.epsilon);
+        auto hit = hits.begin();
+        const auto take_before = [&](int64_t end) {
+            for (; hit != hits.end() && *hit < end; ++hit) {
+                const Interval d = interval(*hit);
+                if (d.high < edge - slack || (d.low <= edge + slack && value(i, *hit) - rule_.epsilon < rule_.far))
+                    near_by.push_back(*hit);
+            }
+        };
+        same.select(i);
+        far_off.reserve(static_cast<size_t>(same.count_from(i + 1)));
+        same.visit(i + 1, n_ - i - 1, [&](int64_t j) {
+            if (is_far(interval(j), i, j)) far_off.push_back(static_cast<int32_t>(j));
+            take_before(j);
+            if (hit != hits.end() && *hit == j) ++hit;
+        });
+        take_before(n_);
+    }
+
+    void by_panels(ColumnLists* half) const {
         const int64_t rows = block_rows(n_, problem_.threads, n_);
         parallel_for(problem_.threads, ceil_div(n_, rows), [&](int64_t b) {
             const int64_t first = b * rows, count = std::min(rows, n_ - first);
@@ -153,6 +253,7 @@ public:
             const auto nothing = [](int64_t, double) {};
             const auto consume = [&](int64_t i, int64_t from, int64_t, float* values) {
                 const size_t anchor = static_cast<size_t>(first + i);
+                half[0][anchor].clear();
                 visit(first + i, from, values, scratch.half_norms[i], same, half[0][anchor], found);
                 half[1][anchor].assign(found.begin(), found.end());
             };
@@ -160,23 +261,19 @@ public:
                   nothing, consume);
             scratch.trim();
         });
-        mirror(half[0], positives);
-        mirror(half[1], negatives);
     }
 
-private:
     // The columns beyond row i; values are those of columns from `from` on.
     void visit(int64_t i, int64_t from, float* values, double half_norm, Positives& same, std::vector<int32_t>& far_off,
                std::vector<int32_t>& near_by) const {
         const float hidden = std::numeric_limits<float>::quiet_NaN();
-        const double epsilon = rule_.epsilon, low = rule_.near - epsilon, slack = slack_of(rule_.near, epsilon);
+        const double epsilon = rule_.epsilon;
         std::fill(values, values + (i + 1 - from), hidden);
         same.select(i);
         same.visit(i + 1, n_ - i - 1, [&](int64_t j) {
             const Interval d = distance_of(problem_.metric, filter_, half_norm, j, values[j - from]);
             values[j - from] = hidden;
-            if (d.low > low + slack || (d.high >= low - slack && value(i, j) + epsilon > rule_.near))
-                far_off.push_back(static_cast<int32_t>(j));
+            if (is_far(d, i, j)) far_off.push_back(static_cast<int32_t>(j));
         });
         near_by.clear();
         const double far = rule_.far + epsilon, reach = slack_of(rule_.far, epsilon);
@@ -203,22 +300,38 @@ private:
         }
     }
 
+    bool is_far(Interval d, int64_t i, int64_t j) const {
+        const double low = rule_.near - rule_.epsilon, slack = slack_of(rule_.near, rule_.epsilon);
+        return d.low > low + slack || (d.high >= low - slack && value(i, j) + rule_.epsilon > rule_.near);
+    }
+
     double value(int64_t i, int64_t j) const { return canonical_.value(canonical_.selection(i, j)); }
 
     // Whole lists from those of columns beyond the row: a range of rows at a time, the lower columns first.
     void mirror(const ColumnLists& half, ColumnLists& lists) const {
-        const int64_t pieces = 4 * problem_.threads;
+        int64_t total = 0;
+        for (const std::vector<int32_t>& beyond : half) total += static_cast<int64_t>(beyond.size());
+        const int64_t pieces = std::clamp<int64_t>(total >> 14, 1, 4 * problem_.threads);
         parallel_for(problem_.threads, pieces, [&](int64_t piece) {
             const int64_t begin = n_ * piece / pieces, end = n_ * (piece + 1) / pieces;
-            for (int64_t i = 0; i < end; ++i) {
-                const std::vector<int32_t>& beyond = half[static_cast<size_t>(i)];
-                if (i >= begin) {
-                    std::vector<int32_t>& whole = lists[static_cast<size_t>(i)];
-                    whole.insert(whole.end(), beyond.begin(), beyond.end());
+            const auto visit_lower = [&](auto visit) {
+                for (int64_t i = 0; i < end; ++i) {
+                    const std::vector<int32_t>& beyond = half[static_cast<size_t>(i)];
+                    auto j = i >= begin ? beyond.begin() : std::lower_bound(beyond.begin(), beyond.end(), begin);
+                    for (; j != beyond.end() && *j < end; ++j) visit(*j, i);
                 }
-                auto j = i >= begin ? beyond.begin() : std::lower_bound(beyond.begin(), beyond.end(), begin);
-                for (; j != beyond.end() && *j < end; ++j)
-                    lists[static_cast<size_t>(*j)].push_back(static_cast<int32_t>(i));
+            };
+            std::vector<size_t> lower(static_cast<size_t>(end - begin));
+            visit_lower([&](int64_t j, int64_t) { ++lower[static_cast<size_t>(j - begin)]; });
+            for (int64_t j = begin; j < end; ++j) {
+                const size_t row = static_cast<size_t>(j);
+                lists[row].reserve(lower[static_cast<size_t>(j - begin)] + half[row].size());
+            }
+            visit_lower(
+                [&](int64_t j, int64_t i) { lists[static_cast<size_t>(j)].push_back(static_cast<int32_t>(i)); });
+            for (int64_t j = begin; j < end; ++j) {
+                const std::vector<int32_t>& beyond = half[static_cast<size_t>(j)];
+                lists[static_cast<size_t>(j)].insert(lists[static_cast<size_t>(j)].end(), beyond.begin(), beyond.end());
             }
         });
     }

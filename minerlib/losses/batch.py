@@ -36,8 +36,8 @@ def batch_all(
     gradient is differentiable once, zero where the Euclidean distance or, under `cosine`, a row is zero.
 
     Raises `TypeError` or `ValueError` that names the argument, `BackendUnavailable`. Peak memory beyond the
-    gradients: 24 bytes a value of the rows and 4 MiB (`native`), some 15 MiB (`torch`), or 32 MiB (`triton`);
-    no N x N array.
+    gradients: 24 bytes a value of the rows and 4 MiB, or 8 bytes a pair of up to 2048 rows without a
+    reference (`native`), some 15 MiB (`torch`), or 32 MiB (`triton`).
     Source: Ding et al. 2015; EXT eq. 1.
 
     >>> x = torch.tensor([[0.0], [1.0], [3.0]], requires_grad=True)
