@@ -303,7 +303,7 @@ def test_large_batches_are_one_answer_on_all_kernels(kind, distance):
 
 @pytest.mark.parametrize("distance", ["squared", "euclidean", "cosine"])
 def test_pairs_under_edges_that_few_reach(distance):
-    """What coarse tiles leave, beside edges that are distances of the batch; and a part where many are near."""
+    """Beside edges that are distances of the batch, which coarse tiles leave; and where many are near."""
     generator = torch.Generator().manual_seed(11)
     x = torch.randn(1100, 40, generator=generator) + 5
     y = torch.randint(130, (1100,), generator=generator)
