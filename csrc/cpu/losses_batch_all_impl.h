@@ -10,8 +10,8 @@
 //      positive; running sums over the buckets (count, sum of d) give the hinges and the weights of all pairs;
 //   3. weights times rows are the gradients: of the anchors at once, of the columns when the block is done. Of all
 //      anchors at once, a distance serves both of its rows, and so does the sum of both weights of a pair.
-// Everything is float64 and summed in one order, whatever the threads. A hinge of zero has no gradient; equal rows
-// have none under `euclidean`, and zero rows none under `cosine`.
+// Everything is float64, summed in one order whatever the threads, unless they outnumber the tiles of a block. A hinge
+// of zero has no gradient; equal rows have none under `euclidean`, and zero rows none under `cosine`.
 // Work: 3 N M D multiply-adds (products and two gradients), or half of it where distances are shared, and N M log P.
 // Memory: 24 (N + M) D bytes at most and a block of 4 MiB (or TILE_ROWS rows a thread), or 8 N^2 bytes, 34 MB at most,
 // where all anchors are held. Source: EXT eq. 1.
