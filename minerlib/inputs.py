@@ -158,7 +158,7 @@ def relevance(
 def code_rows(name: str, value: Any) -> tuple[np.ndarray, Origin]:
     """Packed codes, uint8 [rows, bytes], C-contiguous: a view wherever that can be."""
     array, origin = to_numpy(name, value)
-    code_form(name, array.shape, str(array.dtype))
+    code_form(name, array.shape, "uint8" if array.dtype == np.uint8 else str(array.dtype))
     return np.ascontiguousarray(array), origin
 
 

@@ -80,6 +80,28 @@ public:
         return sum;
     }
 
+#ifdef __AVX2__
+    // How many bits of each byte are set, by looking up its halves.
+    static __m256i count_bytes(__m256i x) {
+        const __m256i bits = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+        const __m256i half = _mm256_set1_epi8(15);
+        const __m256i low = _mm256_shuffle_epi8(bits, _mm256_and_si256(x, half));
+        return _mm256_add_epi8(low, _mm256_shuffle_epi8(bits, _mm256_and_si256(_mm256_srli_epi16(x, 4), half)));
+    }
+
+    // Distances of the four codes from p on, of one or two words, one in each 64-bit lane, in some order. wanted: the
+    // query's words, over and over.
+    template <int fixed> static __m256i four_distances(const uint8_t* p, __m256i wanted) {
+        const __m256i* in = reinterpret_cast<const __m256i*>(p);
+        __m256i bytes = count_bytes(_mm256_xor_si256(_mm256_loadu_si256(in), wanted));
+        if constexpr (fixed == 2) {
+            const __m256i other = count_bytes(_mm256_xor_si256(_mm256_loadu_si256(in + 1), wanted));
+            bytes = _mm256_add_epi8(_mm256_unpacklo_epi64(bytes, other), _mm256_unpackhi_epi64(bytes, other));
+        }
+        return _mm256_sad_epu8(bytes, _mm256_setzero_si256());
+    }
+#endif
+
     // The first row of first .. last - 1 within a distance of the query, or `last`.
     template <int fixed>
     __attribute__((noinline)) int64_t first_within(int64_t first, int64_t last, const uint64_t* query,
@@ -105,6 +127,26 @@ public:
             }
         }
 #else
+#ifdef __AVX2__
+        if constexpr (fixed == 1 || fixed == 2) {  // longer codes are counted as fast word by word
+            constexpr int64_t codes = 32;          // whose least distance is compared
+            const __m256i wanted =
+                _mm256_setr_epi64x(static_cast<int64_t>(query[0]), static_cast<int64_t>(query[fixed - 1]),
+                                   static_cast<int64_t>(query[0]), static_cast<int64_t>(query[fixed - 1]));
+            const __m256i most = _mm256_set1_epi64x(limit);
+            for (; row + codes <= last; row += codes) {
+                const uint8_t* p = data_ + row * (fixed * 8);
+                __m256i least = _mm256_set1_epi64x(INT16_MAX);
+#pragma GCC unroll 8
+                for (int64_t c = 0; c < codes; c += 4, p += 32 * fixed) {
+                    __builtin_prefetch(p + ahead);
+                    least = _mm256_min_epu16(least, four_distances<fixed>(p, wanted));
+                }
+                const int beyond = _mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpgt_epi64(least, most)));
+                if (__builtin_expect(beyond != 15, 0)) break;
+            }
+        }
+#endif
         uint64_t wanted[fixed > 0 ? fixed : 1];  // a copy: registers, whatever else is written
         for (int w = 0; w < fixed; ++w) wanted[w] = query[w];
         for (; row + 4 <= last; row += 4) {
