@@ -189,7 +189,13 @@ private:
                 const auto offer_both = [&](int side, int64_t i, int64_t j, float value, bool shared) {
                     weigh(side, i, j, value, shared, work);
                 };
-                if (!coarse_->sweep(first, count, from, behind, work.bounds, work.coarse, offer_both)) {
+                const auto prefetch = [&](int side, int64_t i, int64_t j) {
+                    for (int e = side; e < side + 2; ++e) {
+                        __builtin_prefetch(work.lists[e].get() + i);
+                        __builtin_prefetch(work.lists[e].get() + j);
+                    }
+                };
+                if (!coarse_->sweep(first, count, from, behind, work.bounds, work.coarse, prefetch, offer_both)) {
                     work.pause = PAUSE;
                 }
                 return;
@@ -377,9 +383,10 @@ private:
                 error = slack(value, half_norm);
             }
         }
+        const double before = list.bound();
         if (list.full()) collapse(e, i, list);
         list.offer(sign(e) * v, error, j);
-        set_bound(e, i, work);
+        if (list.bound() != before) set_bound(e, i, work);
     }
 
     // Decides among the columns of a full list, so that only the best of them stays. Where all are equally good

@@ -34,6 +34,11 @@ struct CoarseEdges {
     CoarseEdges from(int64_t i) const { return {near + i, far + i, least + i}; }
 };
 
+// A row and a column, by their positions.
+struct RowPair {
+    int32_t row, column;
+};
+
 // No such path: panels decide alone.
 template <class T, class Panel> struct Coarse {
     static constexpr bool EXISTS = false;
@@ -66,11 +71,24 @@ public:
     const float* row(int64_t j) const { return rows_.get() + j * padded_; }
     double half_norm(int64_t j) const { return half_norms_[j]; }
 
-    // v of row i and column j.
-    float value(int64_t i, int64_t j) const {
+    void prefetch(int64_t j) const {
         const int64_t half = padded_ / 2;
-        return Int16Panel::value(integers_.get() + i * half, integers_.get() + j * half, half, scales_[i] * scales_[j],
-                                 static_cast<float>(filter_.half_norm(j)));
+        for (int64_t k = 0; k < half; k += 16) __builtin_prefetch(integers_.get() + j * half + k);
+    }
+
+    // v of four pairs of a row and a column.
+    void values(const RowPair* pairs, float* out) const {
+        const int64_t half = padded_ / 2;
+        const float *rows[4], *columns[4];
+        alignas(16) float scales[4], half_norms[4];
+        for (int p = 0; p < 4; ++p) {
+            const int64_t i = pairs[p].row, j = pairs[p].column;
+            rows[p] = integers_.get() + i * half;
+            columns[p] = integers_.get() + j * half;
+            scales[p] = scales_[i] * scales_[j];
+            half_norms[p] = filter_.half_norms()[j];
+        }
+        _mm_storeu_ps(out, Int16Panel::values(rows, columns, half, _mm_load_ps(scales), _mm_load_ps(half_norms)));
     }
 
     // As the filter's, of the rows first .. first + count - 1.
@@ -127,6 +145,7 @@ public:
         length_ = longest(parts, threads);
         if (length_ < 0x1p-40) return;  // squares of what rounding loses must not leave float32
         step_ = static_cast<double>(static_cast<float>(length_ / room) * 1.001f);
+        per_square_ = 1 / (step_ * step_);
         convert_rows(parts, threads);
         usable_ = (length_ + error_) / step_ <= LENGTH;
         if (usable_) finish(parts, threads);
@@ -137,11 +156,11 @@ public:
 
     // Where half the squared distance to row i is `half` at most, z lies above.
     int16_t near_edge(double half, int64_t i) const {
-        return whole(std::floor(origin_ - half / (step_ * step_) - static_cast<double>(reach_[i])) - 2, NEVER_NEAR);
+        return whole(std::floor(origin_ - half * per_square_ - static_cast<double>(reach_[i])) - 2, NEVER_NEAR);
     }
     // Where it is `half` at least, z lies below.
     int16_t far_edge(double half, int64_t i) const {
-        return whole(std::ceil(origin_ - half / (step_ * step_) + static_cast<double>(reach_[i])) + 2, 32767);
+        return whole(std::ceil(origin_ - half * per_square_ + static_cast<double>(reach_[i])) + 2, 32767);
     }
 
     // Packs the rows first .. first + count - 1 into panels [ceil(count / ROWS)][pairs][ROWS].
@@ -156,21 +175,24 @@ public:
         }
     }
 
-    // Which pairs of the ROWS rows from i on, of a panel, and the columns of a block are of interest: bit c of hits[r]
-    // for row i + r and column block * COLUMNS + c. False: none is. Rows and columns beyond the last are garbage.
+    // Which pairs of the ROWS rows from i on, of a panel, and the columns of a block are of interest: bit 32 (r % 2) + c
+    // of hits[r / 2] for row i + r and column block * COLUMNS + c. False: none is. Rows and columns beyond the last are
+    // garbage.
     template <bool LIMITED>
     bool tile(const Buffer<uint16_t>& panels, int64_t panel, int64_t i, int64_t block, const CoarseEdges& edges,
-              uint32_t* hits) const {
+              uint64_t* hits) const {
+        static_assert(ROWS % 2 == 0 && COLUMNS == 32, "two rows to a word");
         const int64_t j = block * COLUMNS;
         __m256i found[ROWS];
         if (!compare<LIMITED>(panels.get() + panel * ROWS * pairs_, packed_.get() + j * pairs_, pairs_,
                               row_terms_.get() + i, column_terms_.get() + j, edges.from(i), edges.from(j), found)) {
             return false;
         }
-        for (int r = 0; r < ROWS; ++r) {
-            const __m256i in_order = _mm256_permute4x64_epi64(found[r], 0xD8);  // packed half by half
-            hits[r] = static_cast<uint32_t>(_mm256_movemask_epi8(in_order));
-        }
+        const auto mask = [](__m256i truth) {
+            const __m256i in_order = _mm256_permute4x64_epi64(truth, 0xD8);  // packed half by half
+            return static_cast<uint64_t>(static_cast<uint32_t>(_mm256_movemask_epi8(in_order)));
+        };
+        for (int r = 0; r < ROWS; r += 2) hits[r / 2] = mask(found[r]) | mask(found[r + 1]) << 32;
         return true;
     }
 
@@ -346,7 +368,7 @@ private:
     const WholeRows<T, Int16Panel>& plain_;
     const int64_t rows_, blocks_, pairs_;  // pairs of dimensions
     bool usable_ = false;
-    double length_ = 0, step_ = 0, error_ = 0, origin_ = 0;
+    double length_ = 0, step_ = 0, per_square_ = 0, error_ = 0, origin_ = 0;
     Buffer<int8_t> bytes_;    // [rows][pairs][2]
     Buffer<int16_t> packed_;  // [blocks][pairs][COLUMNS] pairs of bytes
     Buffer<int16_t> row_terms_, column_terms_;

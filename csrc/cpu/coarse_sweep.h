@@ -21,10 +21,6 @@ template <class T> class CoarseSweep<T, Int16Panel> {
     using Rows = WholeRows<T, Int16Panel>;
     using Bytes = Coarse<T, Int16Panel>;
 
-    struct Hit {
-        int32_t row, column;
-    };
-
 public:
     static constexpr bool EXISTS = true;
 
@@ -34,7 +30,7 @@ public:
         Buffer<int16_t> marks[4];
         Buffer<uint16_t> bytes[2];
         Buffer<float> panels, work;
-        Buffer<Hit> hits[2];  // of positives and of negatives
+        Buffer<RowPair> hits[2];  // of positives and of negatives
     };
 
     // Rows are counted in the order of packing; the anchors are the first of them, and the columns of the class of
@@ -64,20 +60,20 @@ public:
         state.marks[e][i] = e % 2 == 0 ? coarse.near_edge(h + bound, i) : coarse.far_edge(h - bound, i);
     }
 
-    // Calls weigh(side, i, j, v, shared) for every anchor i of first .. first + count - 1 and column j from `from` on
+    // Calls weigh(side, i, j, v, shared), soon after prefetch(side, i, j), for every anchor i of first .. first + count - 1 and column j from `from` on
     // that may matter to an extremum of either (shared: to the column's, too, as from `behind` on). Values are computed
     // where a coarse tile holds a pair of interest, or may hold both positives and negatives. Returns whether that
     // spared enough of them: one alone takes as long as 16 in a tile.
-    template <class Weigh>
+    template <class Prefetch, class Weigh>
     bool sweep(int64_t first, int64_t count, int64_t from, int64_t behind, const Buffer<float>* bounds, State& state,
-               Weigh weigh) const {
+               Prefetch prefetch, Weigh weigh) const {
         const int64_t panels = ceil_div(count, int64_t{TILE_ROWS}), panel_size = TILE_ROWS * filter_.steps();
         state.panels.resize(panels * panel_size);
         rows_->pack_anchors(first, count, state.panels.get(), state.work);
         for (int s = 0; s < 2; ++s) {
             if (coarse_[s] != nullptr) coarse_[s]->pack_anchors(first, count, state.bytes[s]);
         }
-        for (Buffer<Hit>& some : state.hits) some.resize(panels * TILE_ROWS * Bytes::COLUMNS);
+        for (Buffer<RowPair>& some : state.hits) some.resize(panels * DENSE + 4);  // taken four at once
         int64_t tiles = 0, computed = 0;
         for (int64_t block = from / Bytes::COLUMNS; block * Bytes::COLUMNS < n_; ++block) {
             int64_t found[2] = {0, 0};              // of positives and of negatives
@@ -87,19 +83,23 @@ public:
                 const int side = tile.column < behind ? MIXED : side_of(tile);
                 ++tiles;
                 if (side == MIXED) {
-                    weigh_all(tile, from, behind, weigh);
+                    weigh_all(tile, from, behind, bounds, weigh);
                 } else if ((wanted_ >> side & 3) != 0) {
                     int64_t& so_far = found[side / 2];
                     const int64_t some = collect(tile, p, side, state.hits[side / 2].get() + so_far, state);
                     if (some > DENSE) {
-                        weigh_all(tile, from, behind, weigh);
+                        weigh_all(tile, from, behind, bounds, weigh);
                         computed += DENSE;
                     } else {
                         so_far += some;
                     }
                 }
             }
-            for (int s = 0; s < 2; ++s) weigh_hits(2 * s, state.hits[s].get(), found[s], bounds, weigh);
+            for (int s = 0; s < 2; ++s) {
+                RowPair* hits = state.hits[s].get();
+                for (int64_t k = found[s]; k % 4 != 0; ++k) hits[k] = hits[0];
+                weigh_hits(2 * s, hits, found[s], bounds, prefetch, weigh);
+            }
             computed += found[0] + found[1];
         }
         return computed < tiles * TILE_ROWS * Bytes::COLUMNS / 16;
@@ -109,6 +109,7 @@ private:
     // Hits that take as long as all values of a tile: so many there are where a class meets its columns for the first
     // time.
     static constexpr int64_t DENSE = 24;
+    static constexpr int64_t AT_ONCE = 3;
 
     void prepare() {
         rows_ = std::make_unique<Rows>(filter_, pair_.threads);
@@ -192,43 +193,56 @@ private:
         return one_class && tile.column >= begin && tile.column + Bytes::COLUMNS <= end ? 0 : MIXED;
     }
 
-    // Writes the pairs of interest of a tile, at most DENSE and a row's, and returns how many those are.
-    int64_t collect(const Tile& tile, int64_t p, int side, Hit* out, const State& state) const {
-        uint32_t hits[TILE_ROWS];
+    // Writes the pairs of interest of a tile, where they are DENSE at most, and returns how many there are. Up to AT_ONCE
+    // elements behind them are overwritten.
+    int64_t collect(const Tile& tile, int64_t p, int side, RowPair* out, const State& state) const {
         const int16_t* near = state.marks[side].get();
         const bool limited = pair_.limits != nullptr;
         const CoarseEdges edges{near, state.marks[side + 1].get(), limited ? least_[side / 2].get() : near};
         const Bytes& coarse = *of_side_[side / 2];
         const Buffer<uint16_t>& panels = state.bytes[&coarse == coarse_[1].get()];
         const int64_t block = tile.column / Bytes::COLUMNS;
+        uint64_t hits[TILE_ROWS / 2];
         const bool any = limited ? coarse.template tile<true>(panels, p, tile.anchor, block, edges, hits)
                                  : coarse.template tile<false>(panels, p, tile.anchor, block, edges, hits);
-        if (__builtin_expect(!any, 1)) return 0;
+        if (!any) return 0;
         const int64_t columns = std::min(Bytes::COLUMNS, n_ - tile.column);
-        const auto real = static_cast<uint32_t>((uint64_t{1} << columns) - 1);
+        const uint64_t real = ((uint64_t{1} << columns) - 1) * 0x100000001;
         int64_t count = 0;
-        for (int64_t r = 0; r < tile.rows && count <= DENSE; ++r) {
-            for (uint32_t lanes = hits[r] & real; lanes != 0; lanes &= lanes - 1) {
-                out[count++] = {static_cast<int32_t>(tile.anchor + r),
-                                static_cast<int32_t>(tile.column) + __builtin_ctz(lanes)};
+        for (int64_t r = 0; r < TILE_ROWS; r += 2) {
+            const int64_t rows = std::clamp<int64_t>(tile.rows - r, 0, 2);
+            hits[r / 2] &= real & (rows == 2 ? ~uint64_t{0} : rows * 0xFFFFFFFF);
+            count += __builtin_popcountll(hits[r / 2]);
+        }
+        if (count > DENSE) return count;
+        for (int64_t r = 0; r < TILE_ROWS; r += 2) {
+            uint64_t word = hits[r / 2];
+            const int64_t some = __builtin_popcountll(word);
+            // Few are more than AT_ONCE: a loop of that many has no branch that is hard to foresee.
+            for (int64_t k = 0; k < std::max(some, AT_ONCE); ++k, word &= word - 1) {
+                const int bit = __builtin_ctzll(word | uint64_t{1} << 63);
+                out[k] = {static_cast<int32_t>(tile.anchor + r) + bit / 32,
+                          static_cast<int32_t>(tile.column) + bit % 32};
             }
+            for (int64_t k = 0; k < some; ++k) rows_->prefetch(out[k].column);
+            out += some;
         }
         return count;
     }
 
     // Offers each other the pairs that panels' values leave of those hits. Few are: so first a loop without branches,
     // in float32 and with room for its rounding.
-    template <class Weigh>
-    void weigh_hits(int side, const Hit* hits, int64_t count, const Buffer<float>* bounds, Weigh weigh) const {
+    template <class Prefetch, class Weigh>
+    void weigh_hits(int side, const RowPair* hits, int64_t count, const Buffer<float>* bounds, Prefetch prefetch,
+                    Weigh weigh) const {
         constexpr int64_t TOGETHER = 128;
         const float *near = bounds[side].get(), *far = bounds[side + 1].get(), *h = filter_.half_norms();
-        const auto relative = static_cast<float>(filter_.relative * 1.001 + 0x1p-20);
-        const auto absolute = static_cast<float>(filter_.absolute * 1.001);
+        const float relative = float_relative(), absolute = float_absolute();
         float values[TOGETHER];
         int32_t left[TOGETHER];
         for (; count > 0; hits += TOGETHER, count -= TOGETHER) {
             const int64_t some = std::min(count, TOGETHER);
-            for (int64_t k = 0; k < some; ++k) values[k] = rows_->value(hits[k].row, hits[k].column);
+            for (int64_t k = 0; k < some; k += 4) rows_->values(hits + k, values + k);
             for (int64_t k = 0; k < some; ++k) {
                 const int32_t i = hits[k].row, j = hits[k].column;
                 const float own = h[i], other = h[j], error = relative * (own + other) + absolute;
@@ -236,27 +250,60 @@ private:
                 left[k] = (v - error <= near[i]) | (-v - error <= far[i]) | (mirrored - error <= near[j]) |
                           (-mirrored - error <= far[j]);
             }
+            int64_t count_left = 0;
             for (int64_t k = 0; k < some; ++k) {
-                if (left[k] != 0) weigh(side, hits[k].row, hits[k].column, values[k], true);
+                if (left[k] == 0) continue;
+                left[count_left++] = static_cast<int32_t>(k);
+                prefetch(side, hits[k].row, hits[k].column);
+            }
+            for (int64_t l = 0; l < count_left; ++l) {
+                const int32_t k = left[l];
+                weigh(side, hits[k].row, hits[k].column, values[k], true);
             }
         }
     }
 
-    template <class Weigh> void weigh_all(const Tile& tile, int64_t from, int64_t behind, Weigh weigh) const {
+    // Offers each other all pairs of a tile.
+    template <class Weigh>
+    void weigh_all(const Tile& tile, int64_t from, int64_t behind, const Buffer<float>* bounds, Weigh weigh) const {
+        const FloatV relative = splat(float_relative()), absolute = splat(float_absolute());
+        const float* h = filter_.half_norms();
         for (int64_t column = tile.column; column < std::min(n_, tile.column + Bytes::COLUMNS);
              column += TILE_COLUMNS) {
             float values[TILE_ROWS * TILE_COLUMNS];
             filter_.panel_values(tile.panel, column / TILE_COLUMNS, values, TILE_COLUMNS);
             for (int64_t r = 0; r < tile.rows; ++r) {
-                const int64_t i = tile.anchor + r, begin = positives_begin_[i], end = positives_end_[i];
-                for (int64_t j = std::max(from, column); j < std::min(n_, column + TILE_COLUMNS); ++j) {
-                    if (j == i) continue;
-                    const int side = j >= begin && j < end ? 0 : 2;
-                    weigh(side, i, j, values[r * TILE_COLUMNS + j - column], j >= behind);
+                const int64_t i = tile.anchor + r;
+                const FloatV own = splat(h[i]);
+                for (int64_t first = column; first < column + TILE_COLUMNS; first += WIDTH) {
+                    const auto inside = [&](int64_t j) {
+                        return (1u << std::clamp<int64_t>(j - first, 0, WIDTH)) - 1u;  // the lanes before j
+                    };
+                    const FloatV v = load(values + r * TILE_COLUMNS + first - column), other = load(h + first);
+                    const FloatV error = relative * (own + other) + absolute, mirrored = v + own - other;
+                    uint32_t left[2];
+                    for (int s = 0; s < 2; ++s) {
+                        const float *near = bounds[2 * s].get(), *far = bounds[2 * s + 1].get();
+                        left[s] = mask_le(v - error, splat(near[i])) | mask_le(-v - error, splat(far[i])) |
+                                  mask_le(mirrored - error, load(near + first)) |
+                                  mask_le(-mirrored - error, load(far + first));
+                    }
+                    const uint32_t positives = inside(positives_end_[i]) & ~inside(positives_begin_[i]);
+                    uint32_t lanes = ((left[0] & positives) | (left[1] & ~positives)) & inside(n_) & ~inside(from);
+                    if (i >= first && i < first + WIDTH) lanes &= ~(1u << (i - first));
+                    for (; lanes != 0; lanes &= lanes - 1) {
+                        const int bit = __builtin_ctz(lanes);
+                        const int64_t j = first + bit;
+                        weigh((positives >> bit & 1) != 0 ? 0 : 2, i, j, v[bit], j >= behind);
+                    }
                 }
             }
         }
     }
+
+    // The filter's bound on errors, with room for computing it and what it is added to in float32.
+    float float_relative() const { return static_cast<float>(filter_.relative * 1.001 + 0x1p-20); }
+    float float_absolute() const { return static_cast<float>(filter_.absolute * 1.001); }
 
     const ChunkPair& pair_;
     const Filter<T, Int16Panel>& filter_;

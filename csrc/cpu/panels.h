@@ -212,19 +212,21 @@ struct Int16Panel : VectorPanel {
         }
     }
 
-    // h - a . b of two converted rows of `elements`, zero-padded to whole vectors, whose scales have been taken.
-    static float value(const float* a, const float* b, int64_t elements, float scales, float h) {
+    // h - a . b of four pairs of converted rows of `elements`, zero-padded to whole vectors, whose scales have been taken.
+    static __m128 values(const float* const* a, const float* const* b, int64_t elements, __m128 scales, __m128 h) {
         for (int64_t first = 0; first < elements; first += DEPTH) {
-            __m256i sums = {};
+            __m256i sums[4] = {};
             for (int64_t k = first; k < std::min(elements, first + DEPTH); k += WIDTH) {
-                const __m256i products =
-                    _mm256_madd_epi16(reinterpret_cast<__m256i>(load(a + k)), reinterpret_cast<__m256i>(load(b + k)));
-                sums = _mm256_add_epi32(sums, products);
+                for (int p = 0; p < 4; ++p) {
+                    const __m256i products = _mm256_madd_epi16(reinterpret_cast<__m256i>(load(a[p] + k)),
+                                                               reinterpret_cast<__m256i>(load(b[p] + k)));
+                    sums[p] = _mm256_add_epi32(sums[p], products);
+                }
             }
-            const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-            const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4E));
-            const int32_t sum = _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xB1)));
-            h -= static_cast<float>(sum) * scales;
+            const __m256i both =
+                _mm256_hadd_epi32(_mm256_hadd_epi32(sums[0], sums[1]), _mm256_hadd_epi32(sums[2], sums[3]));
+            const __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+            h = _mm_fnmadd_ps(_mm_cvtepi32_ps(sum), scales, h);
         }
         return h;
     }
