@@ -541,6 +541,7 @@ PYBIND11_MODULE(_native, module) {
              py::arg("labels"), py::arg("own"), py::arg("metric"), py::arg("exact"), py::arg("threads"));
     py::class_<PairOptions>(module, "PairOptions")
         .def(py::init(&pair_options), py::arg("margin"), py::arg("seed"), py::arg("combinations"), py::arg("fallback"));
+    py::class_<KeepBuffers>(module, "KeepBuffers").def(py::init<>());
     module.def("extremes", &extremes);
     module.def("chunk_extremes", &chunk_extremes);
     module.def("window", &window);

@@ -1,21 +1,57 @@
-// Uninitialised, cache-line aligned memory for one call.
+// Uninitialised, cache-line aligned memory for one call, and large blocks of it that stay for the next one.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <cstdlib>
-#include <new>
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include <vector>
 
 namespace minerlib {
+
+struct Block {
+    void* data;
+    size_t bytes;
+};
+
+// Large blocks that nobody holds any more. The system hands out fresh pages zeroed, one fault for each, which can take
+// longer than the work on them. Not for several threads at once.
+class KeptBlocks {
+public:
+    // Keeps `most` bytes.
+    explicit KeptBlocks(size_t most) : most_(most) {}
+
+    // At least `bytes`, and no kept block of more than twice that: the smallest, of several the last to be freed.
+    Block take(size_t bytes);
+    void give_back(Block block);
+    void release();
+    bool fits(size_t bytes) const { return find(bytes) < blocks_.size(); }
+
+private:
+    size_t find(size_t bytes) const;
+    Block remove(size_t i);
+
+    const size_t most_;
+    std::vector<Block> blocks_;
+    size_t kept_ = 0;
+};
+
+// While one lives, large buffers that calls release stay for the next calls, until one finds none that fits: for a run
+// of many calls of one size.
+class KeepBuffers {
+public:
+    KeepBuffers();
+    ~KeepBuffers();
+    KeepBuffers(const KeepBuffers&) = delete;
+    KeepBuffers& operator=(const KeepBuffers&) = delete;
+};
+
+void* take_buffer(size_t bytes);
+void give_back_buffer(void* data, size_t bytes);
 
 template <class T> class Buffer {
 public:
     Buffer() = default;
     explicit Buffer(int64_t size) { resize(size); }
-    ~Buffer() { std::free(data_); }
+    ~Buffer() { release(); }
     Buffer(const Buffer&) = delete;
     Buffer& operator=(const Buffer&) = delete;
 
@@ -23,18 +59,12 @@ public:
     void resize(int64_t size) {
         if (size <= size_) return;
         release();
-        const size_t least = static_cast<size_t>(size) * sizeof(T) + READ_PAST, unit = least < LARGE ? 64 : PAGE;
-        const size_t bytes = (least + unit - 1) / unit * unit;
-        data_ = static_cast<T*>(std::aligned_alloc(unit, bytes));
-        if (data_ == nullptr) throw std::bad_alloc();
-#if defined(__linux__)
-        if (unit == PAGE) madvise(data_, bytes, MADV_HUGEPAGE);
-#endif
+        data_ = static_cast<T*>(take_buffer(bytes_of(size)));
         size_ = size;
     }
 
     void release() {
-        std::free(data_);
+        if (data_ != nullptr) give_back_buffer(data_, bytes_of(size_));
         data_ = nullptr;
         size_ = 0;
     }
@@ -47,8 +77,9 @@ private:
     // Loops over whole vectors or words of bits read up to 64 floats past the last value and drop what they read.
     static constexpr size_t READ_PAST = 256;
 
-    // Memory in large pages takes the system a fraction of the time of as much in small ones.
-    static constexpr size_t LARGE = size_t{16} << 20, PAGE = size_t{2} << 20;
+    static size_t bytes_of(int64_t size) {
+        return (static_cast<size_t>(size) * sizeof(T) + 63) / 64 * 64 + READ_PAST;
+    }
 
     T* data_ = nullptr;
     int64_t size_ = 0;

@@ -93,6 +93,11 @@ def extremes(problem: Problem, wanted: Iterable[int], exact: bool) -> np.ndarray
     return out
 
 
+def keep_buffers() -> Any:
+    """While what this returns lives, large work memory of one call stays for the next (csrc/cpu/memory.h)."""
+    return _kernels().KeepBuffers()
+
+
 def chunk_extremes(
     rows: np.ndarray,  # [n, D]: those of one chunk, then those of another
     split: int,  # how many are of the first; 0: one chunk alone

@@ -55,12 +55,18 @@ class Updater:
         self._backend, self._metric, self._wanted = backend, metric, wanted
         self._space = "cosine" if metric == "cosine" else "sqeuclidean"
         self._buffer = np.empty(0)
+        if self._is_native:
+            self._kept = backend.keep_buffers()
+
+    @property
+    def _is_native(self) -> bool:
+        return hasattr(self._backend, "chunk_extremes")
 
     def update(self, x: Chunk, y: Chunk) -> None:
         """Improve the records of both; x may be y."""
         if not (len(x.rows) and len(y.rows)):
             return
-        if hasattr(self._backend, "chunk_extremes"):
+        if self._is_native:
             self._update_native(x, y)
         else:
             self._update_by_tiles(x, y)
