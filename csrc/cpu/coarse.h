@@ -1,13 +1,14 @@
 // The coarse half of a filter of two stages: rows as bytes, multiplied at twice the rate of 16-bit integers and
 // compared in 16 bits, tell which values of the panels (panels.h) need be computed at all.
 //
-// With the rows a of a filter (shifted, scaled, in float32) and one step s for all of them,
+// With the rows a of a filter (shifted, scaled, as integers) and one step s for all of them,
 //
 //     a = s q + e,    q whole and at most LARGEST in magnitude,    g the whole number next to |a|^2 / 2 / s^2
 //     z(i, j) = origin - g_i - g_j + q_i . q_j
 //
 // so that half the squared distance of two rows is s^2 (origin - z), within s^2 for the two g and, E being the largest
-// |e|, E (|a_i| + |a_j|) + E^2 for the products. That and the filter's own error are the reach of a row. Sums are taken
+// |e|, E (|a_i| + |a_j|) + E^2 for the products. That and the filter's own error are the reach of a row. Here a is the
+// panels' row of integers: what it has lost of the filter's moves a squared distance like a's own E. Sums are taken
 // modulo 2^16; only their end must lie within 16 bits, and does, as s is chosen so that |a| + E <= 181 s.
 // Rows that are only compared within their class may be taken from its centre first: shorter, so E is smaller.
 //
@@ -44,74 +45,77 @@ template <class T, class Panel> struct Coarse {
     static constexpr bool EXISTS = false;
     struct Part {};
 };
-template <class T, class Panel> struct WholeRows {};
+template <class T, class Panel> struct WholeRows;
 
 #if MINERLIB_ISA_LEVEL == 1 && !defined(MINERLIB_TILES)
-// The rows of a filter, each in float32 and as whole numbers: a panel's values one by one, and panels of anchors.
+// The rows of a filter as whole numbers, one by one: values of the panels, and panels of anchors.
 template <class T> class WholeRows<T, Int16Panel> {
 public:
     using Panels = Filter<T, Int16Panel>;
 
-    WholeRows(const Panels& filter, int threads)
-        : filter_(filter), padded_(filter.padded_dims()), rows_(filter.columns * padded_),
-          integers_(filter.columns * padded_ / 2), half_norms_(filter.columns), scales_(filter.columns) {
-        parallel_for(threads, ceil_div(filter.columns, GROUP), [&](int64_t group) {
-            Buffer<float> work(padded_);
-            for (int64_t j = group * GROUP; j < std::min(filter.columns, (group + 1) * GROUP); ++j) {
-                float* row = rows_.get() + j * padded_;
-                half_norms_[j] = filter.row(j, row);
-                std::copy_n(row, padded_, work.get());
-                Int16Panel::convert(work.get(), filter.dims, 0);
-                scales_[j] = std::exchange(work[filter.steps() - 1], 0.0f);
-                std::copy_n(work.get(), padded_ / 2, integers_.get() + j * padded_ / 2);
-            }
-        });
+    WholeRows(int64_t rows, int64_t dims)
+        : steps_(Int16Panel::steps(dims)), half_(ceil_div(dims, Int16Panel::PADDING) * Int16Panel::PADDING / 2),
+          integers_(rows * half_), scales_(rows), lost_(rows) {}
+
+    // What a filter is to call while it packs its columns.
+    auto keeper() {
+        return [this](int64_t j, const float* converted, double lost) {
+            if (lost_.size() == 0) return;
+            float* out = integers_.get() + j * half_;
+            std::copy_n(converted, half_, out);
+            if (steps_ <= half_) out[steps_ - 1] = 0.0f;  // the scale, which follows the last pair
+            scales_[j] = converted[steps_ - 1];
+            lost_[j] = round_up(lost);
+        };
     }
 
-    const float* row(int64_t j) const { return rows_.get() + j * padded_; }
-    double half_norm(int64_t j) const { return half_norms_[j]; }
+    // Row j in float32, out [2 * half the padded dimensions], and what it has lost of the filter's.
+    void dequantise(int64_t j, float* out) const {
+        const FloatV scale = splat(scales_[j]);
+        for (int64_t k = 0; k < half_; k += 4) {
+            const __m128i eight = _mm_loadu_si128(reinterpret_cast<const __m128i*>(integers_.get() + j * half_ + k));
+            store(out + 2 * k, _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(eight)) * scale);
+        }
+    }
+    double lost(int64_t j) const { return static_cast<double>(lost_[j]); }
 
     void prefetch(int64_t j) const {
-        const int64_t half = padded_ / 2;
-        for (int64_t k = 0; k < half; k += 16) __builtin_prefetch(integers_.get() + j * half + k);
+        for (int64_t k = 0; k < half_; k += 16) __builtin_prefetch(integers_.get() + j * half_ + k);
     }
 
     // v of four pairs of a row and a column.
-    void values(const RowPair* pairs, float* out) const {
-        const int64_t half = padded_ / 2;
+    void values(const Panels& filter, const RowPair* pairs, float* out) const {
         const float *rows[4], *columns[4];
         alignas(16) float scales[4], half_norms[4];
         for (int p = 0; p < 4; ++p) {
             const int64_t i = pairs[p].row, j = pairs[p].column;
-            rows[p] = integers_.get() + i * half;
-            columns[p] = integers_.get() + j * half;
+            rows[p] = integers_.get() + i * half_;
+            columns[p] = integers_.get() + j * half_;
             scales[p] = scales_[i] * scales_[j];
-            half_norms[p] = filter_.half_norms()[j];
+            half_norms[p] = filter.half_norms()[j];
         }
-        _mm_storeu_ps(out, Int16Panel::values(rows, columns, half, _mm_load_ps(scales), _mm_load_ps(half_norms)));
+        _mm_storeu_ps(out, Int16Panel::values(rows, columns, half_, _mm_load_ps(scales), _mm_load_ps(half_norms)));
     }
 
     // As the filter's, of the rows first .. first + count - 1.
     void pack_anchors(int64_t first, int64_t count, float* panels, Buffer<float>& work) const {
         constexpr int64_t ROWS = Int16Panel::ROWS;
-        const int64_t half = padded_ / 2, steps = filter_.steps(), stride = half + 1;
+        const int64_t stride = half_ + 1;
         work.resize(ROWS * stride);
         for (int64_t i = 0; i < count; i += ROWS) {
             const int64_t some = std::min(ROWS, count - i);
             for (int64_t r = 0; r < some; ++r) {
-                std::copy_n(integers_.get() + (first + i + r) * half, half, work.get() + r * stride);
-                work[r * stride + steps - 1] = scales_[first + i + r];
+                std::copy_n(integers_.get() + (first + i + r) * half_, half_, work.get() + r * stride);
+                work[r * stride + steps_ - 1] = scales_[first + i + r];
             }
-            Int16Panel::pack_rows(work.get(), stride, some, steps, panels + i * steps);
+            Int16Panel::pack_rows(work.get(), stride, some, steps_, panels + i * steps_);
         }
     }
 
 private:
-    const Panels& filter_;
-    const int64_t padded_;
-    Buffer<float> rows_, integers_;  // [rows][padded], [rows][padded / 2] pairs of 16 bits
-    Buffer<double> half_norms_;
-    Buffer<float> scales_;
+    const int64_t steps_, half_;  // elements of a panel's row, and pairs of dimensions with what pads them
+    Buffer<float> integers_;      // [rows][half_] pairs of 16 bits
+    Buffer<float> scales_, lost_;
 };
 
 template <class T> class Coarse<T, Int16Panel> {
@@ -204,17 +208,16 @@ private:
         return static_cast<int16_t>(std::clamp(z, -32768.0, static_cast<double>(most)));
     }
 
-    // Row j of a part in float32, in `out` if a centre is taken from it, and half its squared norm.
-    std::pair<const float*, double> row(const Part& part, int64_t j, float* out) const {
-        const float* whole = plain_.row(j);
-        if (part.centre == nullptr) return {whole, plain_.half_norm(j)};
+    // Row j of a part in float32, and half its squared norm.
+    double row(const Part& part, int64_t j, float* out) const {
+        plain_.dequantise(j, out);
         Lanes sum = {};
         for (int64_t k = 0; k < 2 * pairs_; k += 8) {
-            store(out + k, load(whole + k) - load(part.centre + k));
+            if (part.centre != nullptr) store(out + k, load(out + k) - load(part.centre + k));
             const Lanes wide = __builtin_convertvector(load(out + k), Lanes);
             sum += wide * wide;
         }
-        return {out, 0.5 * lane_sum(sum)};
+        return 0.5 * lane_sum(sum);
     }
 
     double longest(const std::vector<Part>& parts, int threads) const {
@@ -224,7 +227,7 @@ private:
             Buffer<float> work(2 * pairs_);
             most[p] = 0;
             for (int64_t j = part.first; j < part.last; ++j)
-                most[p] = std::max(most[p], row(part, j, work.get()).second);
+                most[p] = std::max(most[p], row(part, j, work.get()));
         });
         double half = 0;
         for (size_t p = 0; p < parts.size(); ++p) half = std::max(half, most[static_cast<int64_t>(p)]);
@@ -241,10 +244,10 @@ private:
             Buffer<float> work(2 * pairs_);
             double error = 0;
             for (int64_t j = part.first; j < part.last; ++j) {
-                const auto [values, half] = row(part, j, work.get());
+                const double half = row(part, j, work.get());
                 const auto g = static_cast<int32_t>(std::nearbyint(half / (step_ * step_)));
                 int32_t sum = 0;
-                error = std::max(error, convert(values, bytes_.get() + j * 2 * pairs_, sum));
+                error = std::max(error, convert(work.get(), bytes_.get() + j * 2 * pairs_, sum));
                 row_terms_[j] = wrapped(-g);
                 column_terms_[j] = wrapped(-g - LARGEST * sum);
                 lengths_[j] = static_cast<float>(std::sqrt(2 * half) * (1 + 0x1p-20));
@@ -260,13 +263,15 @@ private:
         parallel_for(threads, ceil_div(blocks_, 8), [&](int64_t group) {
             for (int64_t b = 8 * group; b < std::min(blocks_, 8 * group + 8); ++b) interleave_bytes(b * COLUMNS);
         });
-        double largest = 0;
+        double largest = 0, most_lost = 0;
         for (int64_t g = 0; g < ceil_div(rows_, GROUP); ++g) largest = std::max(largest, filter_.group_half_norm(g));
+        for (int64_t i = 0; i < rows_; ++i) most_lost = std::max(most_lost, plain_.lost(i));
         for (const Part& part : parts) {
             for (int64_t i = part.first; i < part.last; ++i) {
                 row_terms_[i] = wrapped(row_terms_[i] + static_cast<int32_t>(origin_));
                 // Rounding what is left of a row without its centre to float32 adds 4 * 2^-24 length^2 at most.
-                const double error = error_ * (static_cast<double>(lengths_[i]) + length_ + error_) +
+                const double both = static_cast<double>(lengths_[i]) + length_, lost = plain_.lost(i) + most_lost;
+                const double error = error_ * (both + error_) + lost * (both + lost) +
                                      filter_.rounding(largest, filter_.half_norm(i)) + 0x1p-20 * length_ * length_;
                 reach_[i] = round_up(1 + error / squared * 1.001);
             }

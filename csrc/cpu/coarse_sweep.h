@@ -13,16 +13,22 @@ namespace MINERLIB_ISA {
 // No such path: panels decide alone.
 template <class T, class Panel> struct CoarseSweep {
     static constexpr bool EXISTS = false;
+    struct Rows {
+        Rows(int64_t, int64_t) {}
+        auto keeper() {
+            return [](int64_t, const float*, double) {};
+        }
+    };
     struct State {};
 };
 
 #if MINERLIB_ISA_LEVEL == 1 && !defined(MINERLIB_TILES)
 template <class T> class CoarseSweep<T, Int16Panel> {
-    using Rows = WholeRows<T, Int16Panel>;
     using Bytes = Coarse<T, Int16Panel>;
 
 public:
     static constexpr bool EXISTS = true;
+    using Rows = WholeRows<T, Int16Panel>;
 
     // What one thread works with: an edge for each extremum and row (nearest and farthest positive, nearest and
     // farthest negative), and a block's packed anchors and hits.
@@ -35,9 +41,9 @@ public:
 
     // Rows are counted in the order of packing; the anchors are the first of them, and the columns of the class of
     // anchor i are positives_begin[i] .. positives_end[i] - 1.
-    CoarseSweep(const ChunkPair& pair, const Filter<T, Int16Panel>& filter, unsigned wanted, int64_t anchors,
-                const int64_t* positives_begin, const int64_t* positives_end)
-        : pair_(pair), filter_(filter), wanted_(wanted), n_(pair.rows.rows), anchors_(anchors),
+    CoarseSweep(const ChunkPair& pair, const Filter<T, Int16Panel>& filter, const Rows& rows, unsigned wanted,
+                int64_t anchors, const int64_t* positives_begin, const int64_t* positives_end)
+        : pair_(pair), filter_(filter), rows_(rows), wanted_(wanted), n_(pair.rows.rows), anchors_(anchors),
           positives_begin_(positives_begin), positives_end_(positives_end) {
         prepare();
     }
@@ -69,7 +75,7 @@ public:
                Prefetch prefetch, Weigh weigh) const {
         const int64_t panels = ceil_div(count, int64_t{TILE_ROWS}), panel_size = TILE_ROWS * filter_.steps();
         state.panels.resize(panels * panel_size);
-        rows_->pack_anchors(first, count, state.panels.get(), state.work);
+        rows_.pack_anchors(first, count, state.panels.get(), state.work);
         for (int s = 0; s < 2; ++s) {
             if (coarse_[s] != nullptr) coarse_[s]->pack_anchors(first, count, state.bytes[s]);
         }
@@ -112,7 +118,6 @@ private:
     static constexpr int64_t AT_ONCE = 3;
 
     void prepare() {
-        rows_ = std::make_unique<Rows>(filter_, pair_.threads);
         std::vector<typename Bytes::Part> parts;
         for (int64_t i = 0; i < n_; i += GROUP) parts.push_back({i, std::min(n_, i + GROUP), nullptr});
         add_coarse(1, parts);
@@ -133,7 +138,7 @@ private:
     }
 
     void add_coarse(int side, const std::vector<typename Bytes::Part>& parts) {
-        auto coarse = std::make_unique<Bytes>(filter_, *rows_, parts, pair_.threads);
+        auto coarse = std::make_unique<Bytes>(filter_, rows_, parts, pair_.threads);
         if (!coarse->usable()) return;
         coarse_[side] = std::move(coarse);
         of_side_[side] = coarse_[side].get();
@@ -158,12 +163,13 @@ private:
         parts.clear();
         if (largest < 4 * Bytes::COLUMNS) return;
         centres.resize(static_cast<int64_t>(classes.size()) * padded);
+        Buffer<float> some(padded);
         float* centre = centres.get();
         for (const Class& c : classes) {
             const int64_t size = c.columns[1] - c.columns[0], sample = std::min<int64_t>(size, 64);
             std::fill_n(centre, padded, 0.0f);
             for (int64_t s = 0; s < sample; ++s) {
-                const float* some = rows_->row(c.columns[0] + s * size / sample);
+                rows_.dequantise(c.columns[0] + s * size / sample, some.get());
                 for (int64_t k = 0; k < padded; ++k) centre[k] += some[k] / static_cast<float>(sample);
             }
             const auto add = [&](const int64_t* range) {
@@ -224,7 +230,7 @@ private:
                 out[k] = {static_cast<int32_t>(tile.anchor + r) + bit / 32,
                           static_cast<int32_t>(tile.column) + bit % 32};
             }
-            for (int64_t k = 0; k < some; ++k) rows_->prefetch(out[k].column);
+            for (int64_t k = 0; k < some; ++k) rows_.prefetch(out[k].column);
             out += some;
         }
         return count;
@@ -242,7 +248,7 @@ private:
         int32_t left[TOGETHER];
         for (; count > 0; hits += TOGETHER, count -= TOGETHER) {
             const int64_t some = std::min(count, TOGETHER);
-            for (int64_t k = 0; k < some; k += 4) rows_->values(hits + k, values + k);
+            for (int64_t k = 0; k < some; k += 4) rows_.values(filter_, hits + k, values + k);
             for (int64_t k = 0; k < some; ++k) {
                 const int32_t i = hits[k].row, j = hits[k].column;
                 const float own = h[i], other = h[j], error = relative * (own + other) + absolute;
@@ -307,10 +313,10 @@ private:
 
     const ChunkPair& pair_;
     const Filter<T, Int16Panel>& filter_;
+    const Rows& rows_;
     const unsigned wanted_;
     const int64_t n_, anchors_;
     const int64_t *positives_begin_, *positives_end_;
-    std::unique_ptr<Rows> rows_;
     // Of positives, or null, and of all rows; which one a side takes, null where panels decide alone.
     std::unique_ptr<Bytes> coarse_[2];
     const Bytes* of_side_[2] = {nullptr, nullptr};

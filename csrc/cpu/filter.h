@@ -47,13 +47,18 @@ public:
     // order [M], if given, is the order in which columns are packed: column j of this filter is column order[j] of
     // the problem. anchors, if given, are those to be compared: anchor i of this filter is anchors[i].
     Filter(const Problem& problem, Space space, const int64_t* order = nullptr, const int64_t* anchors = nullptr)
+        : Filter(problem, space, order, anchors, [](int64_t, const float*, double) {}) {}
+
+    // Also calls keep(j, converted, lost) for each column j, lost being the norm of what converting it has lost.
+    template <class Keep>
+    Filter(const Problem& problem, Space space, const int64_t* order, const int64_t* anchors, const Keep& keep)
         : dims(problem.anchors.dims), columns(problem.columns.rows), blocks_(ceil_div(columns, Panel::COLUMNS)),
           x_(static_cast<const T*>(problem.anchors.data)), y_(static_cast<const T*>(problem.columns.data)),
           order_(order), anchors_(anchors), normalise_(space != Space::squared) {
         prepare_center(problem, space);
         if (!usable) return;
         set_bounds(problem, space);
-        pack_columns(problem);
+        pack_columns(problem, keep);
     }
 
     const int64_t dims, columns;
@@ -79,9 +84,6 @@ public:
 
     // A row is padded with zeros for whole vectors.
     int64_t padded_dims() const { return ceil_div(dims, Panel::PADDING) * Panel::PADDING; }
-
-    // Column j as it is rounded to float32, out [padded_dims()]; returns half its squared norm.
-    double row(int64_t j, float* out) const { return transform(y_ + (order_ != nullptr ? order_[j] : j) * dims, out); }
 
     // Packs `rows` anchors from `first` on into panels [ceil(rows / Panel::ROWS)][steps][Panel::ROWS].
     void pack_anchors(int64_t first, int64_t rows, float* panels, double* half_norms, Buffer<float>& work) const {
@@ -195,7 +197,7 @@ private:
         absolute = d * 0x1p-118 + (normalise_ ? (d + 64) * 0x1p-53 : 0.0);
     }
 
-    void pack_columns(const Problem& problem) {
+    template <class Keep> void pack_columns(const Problem& problem, const Keep& keep) {
         const int64_t groups = ceil_div(columns, GROUP);
         packed_.resize(blocks_ * Panel::COLUMNS * steps());
         half_norms_.resize(blocks_ * Panel::COLUMNS);
@@ -215,7 +217,9 @@ private:
                     const double half = transform(y_ + column * dims, row);
                     half_norms_[j + c] = static_cast<float>(half);
                     largest = std::max(largest, half);
-                    residual = std::max(residual, Panel::convert(row, dims, std::sqrt(2 * half)));
+                    const double norm = std::sqrt(2 * half), lost = Panel::convert(row, dims, norm);
+                    residual = std::max(residual, lost);
+                    keep(j + c, row, lost * norm);
                 }
                 Panel::pack_columns(work.get(), padded_dims(), count, steps(), packed_.get() + j * steps());
             }
