@@ -12,7 +12,7 @@ namespace minerlib {
 template <class T> pybind11::array_t<T, pybind11::array::c_style> result_array(int64_t count) {
     constexpr size_t SMALLEST = size_t{4} << 20;  // smaller ones come from memory that malloc keeps itself
     constexpr size_t KEPT = size_t{128} << 20;
-    static auto& memory = *new KeptBlocks(KEPT);  // outlives every array
+    static auto& memory = *new KeptBlocks(KEPT, 2);  // outlives every array
     const size_t bytes = static_cast<size_t>(count) * sizeof(T);
     if (bytes < SMALLEST) return pybind11::array_t<T, pybind11::array::c_style>(count);
     auto* block = new Block(memory.take(bytes));

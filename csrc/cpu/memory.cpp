@@ -7,23 +7,40 @@
 
 #if defined(__linux__)
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace minerlib {
 
 namespace {
 
+// Straight from the system and back to it, in huge pages where whole ones fit.
+#if defined(__linux__)
 constexpr size_t HUGE_PAGE = size_t{2} << 20;
 
-Block allocate_huge(size_t bytes) {
-    bytes = (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
-    void* data = std::aligned_alloc(HUGE_PAGE, bytes);
-    if (data == nullptr) throw std::bad_alloc();
-#if defined(__linux__)
-    madvise(data, bytes, MADV_HUGEPAGE);
-#endif
+Block allocate(size_t bytes) {
+    static const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    bytes = (bytes + page - 1) / page * page;
+    void* mapped = mmap(nullptr, bytes + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED) throw std::bad_alloc();
+    const size_t before = (HUGE_PAGE - reinterpret_cast<uintptr_t>(mapped) % HUGE_PAGE) % HUGE_PAGE;
+    char* data = static_cast<char*>(mapped) + before;
+    if (before > 0) munmap(mapped, before);
+    munmap(data + bytes, HUGE_PAGE - before);
+    madvise(data, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
     return {data, bytes};
 }
+
+void release(Block block) { munmap(block.data, block.bytes); }
+#else
+Block allocate(size_t bytes) {
+    void* data = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+    if (data == nullptr) throw std::bad_alloc();
+    return {data, bytes};
+}
+
+void release(Block block) { std::free(block.data); }
+#endif
 
 // Buffers of SMALLEST bytes and more, kept while `keepers` is not 0.
 struct KeptBuffers {
@@ -31,7 +48,7 @@ struct KeptBuffers {
 
     std::mutex mutex;
     int keepers = 0;
-    KeptBlocks blocks{~size_t{0}};
+    KeptBlocks blocks{~size_t{0}, 4};
     std::map<void*, size_t> given;  // what came from `blocks`, and how large it is
 };
 
@@ -46,7 +63,7 @@ size_t KeptBlocks::find(size_t bytes) const {
     size_t best = blocks_.size();
     for (size_t i = 0; i < blocks_.size(); ++i) {
         const size_t size = blocks_[i].bytes;
-        if (size < bytes || size / 2 > bytes) continue;
+        if (size < bytes || size / waste_ > bytes) continue;
         if (best == blocks_.size() || size <= blocks_[best].bytes) best = i;
     }
     return best;
@@ -54,17 +71,17 @@ size_t KeptBlocks::find(size_t bytes) const {
 
 Block KeptBlocks::take(size_t bytes) {
     const size_t best = find(bytes);
-    return best < blocks_.size() ? remove(best) : allocate_huge(bytes);
+    return best < blocks_.size() ? remove(best) : allocate(bytes);
 }
 
 void KeptBlocks::give_back(Block block) {
     blocks_.push_back(block);
     kept_ += block.bytes;
-    while (kept_ > most_) std::free(remove(0).data);  // the oldest first
+    while (kept_ > most_) minerlib::release(remove(0));  // the oldest first
 }
 
 void KeptBlocks::release() {
-    while (!blocks_.empty()) std::free(remove(0).data);
+    while (!blocks_.empty()) minerlib::release(remove(0));
 }
 
 Block KeptBlocks::remove(size_t i) {
@@ -111,7 +128,7 @@ void give_back_buffer(void* data, size_t bytes) {
             if (kept.keepers > 0) {
                 kept.blocks.give_back(block);
             } else {
-                std::free(data);
+                release(block);
             }
             return;
         }

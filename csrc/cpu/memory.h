@@ -16,10 +16,10 @@ struct Block {
 // longer than the work on them. Not for several threads at once.
 class KeptBlocks {
 public:
-    // Keeps `most` bytes.
-    explicit KeptBlocks(size_t most) : most_(most) {}
+    // Keeps `most` bytes, and hands out no block of more than `waste` times what is asked for.
+    KeptBlocks(size_t most, size_t waste) : most_(most), waste_(waste) {}
 
-    // At least `bytes`, and no kept block of more than twice that: the smallest, of several the last to be freed.
+    // At least `bytes`: the smallest block that is kept, of several the last to be freed, or a new one.
     Block take(size_t bytes);
     void give_back(Block block);
     void release();
@@ -29,7 +29,7 @@ private:
     size_t find(size_t bytes) const;
     Block remove(size_t i);
 
-    const size_t most_;
+    const size_t most_, waste_;
     std::vector<Block> blocks_;
     size_t kept_ = 0;
 };

@@ -63,7 +63,8 @@ def write(
         kinds |= {name: getattr(pyarrow, kind)() for name, kind in COLUMNS.items()}
         schema = pyarrow.schema(list(kinds.items()), metadata)
         names = pyarrow.array(cases, pyarrow.string())
-        with parquet.ParquetWriter(stream, schema) as writer:
+        # Nothing but the case repeats itself: dictionaries of the rest would only be tried and given up.
+        with parquet.ParquetWriter(stream, schema, use_dictionary=["case"]) as writer:
             for number, case in enumerate(cases):
                 for block in blocks(case):
                     if not len(block.anchors):
