@@ -208,30 +208,32 @@ private:
         return static_cast<int16_t>(std::clamp(z, -32768.0, static_cast<double>(most)));
     }
 
-    // Row j of a part in float32, and half its squared norm.
-    double row(const Part& part, int64_t j, float* out) const {
+    // Row j of a part in float32, and half its squared norm, which errs by rounding() of it at most.
+    float row(const Part& part, int64_t j, float* out) const {
         plain_.dequantise(j, out);
-        Lanes sum = {};
-        for (int64_t k = 0; k < 2 * pairs_; k += 8) {
+        FloatV sum = {};
+        for (int64_t k = 0; k < 2 * pairs_; k += WIDTH) {
             if (part.centre != nullptr) store(out + k, load(out + k) - load(part.centre + k));
-            const Lanes wide = __builtin_convertvector(load(out + k), Lanes);
-            sum += wide * wide;
+            sum += load(out + k) * load(out + k);
         }
-        return 0.5 * lane_sum(sum);
+        float total = 0;
+        for (int lane = 0; lane < WIDTH; ++lane) total += sum[lane];
+        return 0.5f * total;
     }
+    double rounding() const { return static_cast<double>(2 * pairs_ / WIDTH + 2 * WIDTH) * 0x1p-24; }
 
     double longest(const std::vector<Part>& parts, int threads) const {
         Buffer<double> most(static_cast<int64_t>(parts.size()));
         parallel_for(threads, static_cast<int64_t>(parts.size()), [&](int64_t p) {
             const Part& part = parts[static_cast<size_t>(p)];
             Buffer<float> work(2 * pairs_);
-            most[p] = 0;
-            for (int64_t j = part.first; j < part.last; ++j)
-                most[p] = std::max(most[p], row(part, j, work.get()));
+            float half = 0;
+            for (int64_t j = part.first; j < part.last; ++j) half = std::max(half, row(part, j, work.get()));
+            most[p] = static_cast<double>(half);
         });
         double half = 0;
         for (size_t p = 0; p < parts.size(); ++p) half = std::max(half, most[static_cast<int64_t>(p)]);
-        return std::sqrt(2 * half) * (1 + 0x1p-20);
+        return std::sqrt(2 * half) * (1 + rounding());
     }
 
     // q, its terms without the origin, and |a| of all rows; the largest |e|.
@@ -244,13 +246,13 @@ private:
             Buffer<float> work(2 * pairs_);
             double error = 0;
             for (int64_t j = part.first; j < part.last; ++j) {
-                const double half = row(part, j, work.get());
-                const auto g = static_cast<int32_t>(std::nearbyint(half / (step_ * step_)));
+                const double half = static_cast<double>(row(part, j, work.get()));
+                const auto g = static_cast<int32_t>(std::nearbyint(half * per_square_));
                 int32_t sum = 0;
                 error = std::max(error, convert(work.get(), bytes_.get() + j * 2 * pairs_, sum));
                 row_terms_[j] = wrapped(-g);
                 column_terms_[j] = wrapped(-g - LARGEST * sum);
-                lengths_[j] = static_cast<float>(std::sqrt(2 * half) * (1 + 0x1p-20));
+                lengths_[j] = round_up(std::sqrt(2 * half) * (1 + rounding()));
             }
             errors[p] = error;
         });
@@ -273,7 +275,7 @@ private:
                 const double both = static_cast<double>(lengths_[i]) + length_, lost = plain_.lost(i) + most_lost;
                 const double error = error_ * (both + error_) + lost * (both + lost) +
                                      filter_.rounding(largest, filter_.half_norm(i)) + 0x1p-20 * length_ * length_;
-                reach_[i] = round_up(1 + error / squared * 1.001);
+                reach_[i] = round_up(1 + LENGTH * LENGTH * rounding() + error / squared * 1.001);
             }
         }
     }
