@@ -104,10 +104,19 @@ def _mean_and_variance(
     product = np.empty(dims)
     for i in range(rows.shape[0]):
         product[:] = 0.0
-        for m in range(dims):
-            value = rows[i, m]
+        m = 0
+        while m + 4 <= dims:  # four at a time, added one after the other: the order is that of single ones
+            a, b, c, d = rows[i, m], rows[i, m + 1], rows[i, m + 2], rows[i, m + 3]
             for k in range(dims):
-                product[k] += second[m, k] * value
+                total = product[k] + second[m, k] * a
+                total += second[m + 1, k] * b
+                total += second[m + 2, k] * c
+                product[k] = total + second[m + 3, k] * d
+            m += 4
+        for rest in range(m, dims):
+            value = rows[i, rest]
+            for k in range(dims):
+                product[k] += second[rest, k] * value
         linear, crossed, quadratic = 0.0, 0.0, 0.0
         for k in range(dims):
             linear += rows[i, k] * first[k]
