@@ -1,5 +1,5 @@
-// Large arrays of results, in memory that earlier ones have left: KEPT bytes at most stay for the next. All of it happens
-// under the GIL.
+// Large arrays of results, in memory that earlier ones have left: KEPT bytes at most stay for the next. All of it
+// happens under the GIL.
 #pragma once
 
 #include <pybind11/numpy.h>

@@ -26,7 +26,8 @@ template <class T, class Panel> class ChunkExtremes {
 public:
     ChunkExtremes(const ChunkPair& pair, const Problem& problem, unsigned wanted)
         : pair_(pair), wanted_(wanted), n_(pair.rows.rows), anchors_(pair.split > 0 ? pair.split : n_),
-          order_(pair.words > 0 ? nullptr : pair.order), canonical_(problem), rows_(order_ != nullptr ? n_ : 0, problem.anchors.dims),
+          order_(pair.words > 0 ? nullptr : pair.order), canonical_(problem),
+          rows_(order_ != nullptr ? n_ : 0, problem.anchors.dims),
           filter_(problem, pair.metric == Metric::cosine ? Space::cosine : Space::squared, order_, order_,
                   rows_.keeper()) {
         if (order_ == nullptr) return;
@@ -469,7 +470,7 @@ private:
     const int64_t n_, anchors_;
     const int64_t* order_;
     const Canonical<T> canonical_;
-    typename Bytes::Rows rows_;
+    WholeRows<T, Panel> rows_;
     const Filter<T, Panel> filter_;
     Buffer<int64_t> positives_begin_, positives_end_;  // [anchors]
     std::unique_ptr<Bytes> coarse_;                    // null: panels decide alone

@@ -45,7 +45,12 @@ template <class T, class Panel> struct Coarse {
     static constexpr bool EXISTS = false;
     struct Part {};
 };
-template <class T, class Panel> struct WholeRows;
+template <class T, class Panel> struct WholeRows {
+    WholeRows(int64_t, int64_t) {}
+    auto keeper() {
+        return [](int64_t, const float*, double, double) {};
+    }
+};
 
 #if MINERLIB_ISA_LEVEL == 1 && !defined(MINERLIB_TILES)
 // The rows of a filter as whole numbers, one by one: values of the panels, and panels of anchors.
@@ -55,16 +60,17 @@ public:
 
     WholeRows(int64_t rows, int64_t dims)
         : steps_(Int16Panel::steps(dims)), half_(ceil_div(dims, Int16Panel::PADDING) * Int16Panel::PADDING / 2),
-          integers_(rows * half_), scales_(rows), lost_(rows) {}
+          integers_(rows * half_), scales_(rows), lost_(rows), half_norms_(rows) {}
 
     // What a filter is to call while it packs its columns.
     auto keeper() {
-        return [this](int64_t j, const float* converted, double lost) {
+        return [this](int64_t j, const float* converted, double half, double lost) {
             if (lost_.size() == 0) return;
             float* out = integers_.get() + j * half_;
             std::copy_n(converted, half_, out);
             if (steps_ <= half_) out[steps_ - 1] = 0.0f;  // the scale, which follows the last pair
             scales_[j] = converted[steps_ - 1];
+            half_norms_[j] = half;
             lost_[j] = round_up(lost);
         };
     }
@@ -77,10 +83,17 @@ public:
             store(out + 2 * k, _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(eight)) * scale);
         }
     }
+    double half_norm(int64_t j) const { return half_norms_[j]; }
     double lost(int64_t j) const { return static_cast<double>(lost_[j]); }
 
     void prefetch(int64_t j) const {
         for (int64_t k = 0; k < half_; k += 16) __builtin_prefetch(integers_.get() + j * half_ + k);
+    }
+
+    // v of row i and column j.
+    float value(const Panels& filter, int64_t i, int64_t j) const {
+        return Int16Panel::value(integers_.get() + i * half_, integers_.get() + j * half_, half_,
+                                 scales_[i] * scales_[j], filter.half_norms()[j]);
     }
 
     // v of four pairs of a row and a column.
@@ -116,6 +129,7 @@ private:
     const int64_t steps_, half_;  // elements of a panel's row, and pairs of dimensions with what pads them
     Buffer<float> integers_;      // [rows][half_] pairs of 16 bits
     Buffer<float> scales_, lost_;
+    Buffer<double> half_norms_;
 };
 
 template <class T> class Coarse<T, Int16Panel> {
@@ -179,9 +193,9 @@ public:
         }
     }
 
-    // Which pairs of the ROWS rows from i on, of a panel, and the columns of a block are of interest: bit 32 (r % 2) + c
-    // of hits[r / 2] for row i + r and column block * COLUMNS + c. False: none is. Rows and columns beyond the last are
-    // garbage.
+    // Which pairs of the ROWS rows from i on, of a panel, and the columns of a block are of interest: bit 32 (r % 2) +
+    // c of hits[r / 2] for row i + r and column block * COLUMNS + c. False: none is. Rows and columns beyond the last
+    // are garbage.
     template <bool LIMITED>
     bool tile(const Buffer<uint16_t>& panels, int64_t panel, int64_t i, int64_t block, const CoarseEdges& edges,
               uint64_t* hits) const {

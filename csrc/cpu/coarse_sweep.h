@@ -13,23 +13,16 @@ namespace MINERLIB_ISA {
 // No such path: panels decide alone.
 template <class T, class Panel> struct CoarseSweep {
     static constexpr bool EXISTS = false;
-    struct Rows {
-        Rows(int64_t, int64_t) {}
-        auto keeper() {
-            return [](int64_t, const float*, double) {};
-        }
-    };
     struct State {};
 };
 
 #if MINERLIB_ISA_LEVEL == 1 && !defined(MINERLIB_TILES)
 template <class T> class CoarseSweep<T, Int16Panel> {
+    using Rows = WholeRows<T, Int16Panel>;
     using Bytes = Coarse<T, Int16Panel>;
 
 public:
     static constexpr bool EXISTS = true;
-    using Rows = WholeRows<T, Int16Panel>;
-
     // What one thread works with: an edge for each extremum and row (nearest and farthest positive, nearest and
     // farthest negative), and a block's packed anchors and hits.
     struct State {
@@ -66,10 +59,10 @@ public:
         state.marks[e][i] = e % 2 == 0 ? coarse.near_edge(h + bound, i) : coarse.far_edge(h - bound, i);
     }
 
-    // Calls weigh(side, i, j, v, shared), soon after prefetch(side, i, j), for every anchor i of first .. first + count - 1 and column j from `from` on
-    // that may matter to an extremum of either (shared: to the column's, too, as from `behind` on). Values are computed
-    // where a coarse tile holds a pair of interest, or may hold both positives and negatives. Returns whether that
-    // spared enough of them: one alone takes as long as 16 in a tile.
+    // Calls weigh(side, i, j, v, shared), soon after prefetch(side, i, j), for every anchor i of first .. first + count
+    // - 1 and column j from `from` on that may matter to an extremum of either (shared: to the column's, too, as from
+    // `behind` on). Values are computed where a coarse tile holds a pair of interest, or may hold both positives and
+    // negatives. Returns whether that spared enough of them: one alone takes as long as 16 in a tile.
     template <class Prefetch, class Weigh>
     bool sweep(int64_t first, int64_t count, int64_t from, int64_t behind, const Buffer<float>* bounds, State& state,
                Prefetch prefetch, Weigh weigh) const {
@@ -199,8 +192,8 @@ private:
         return one_class && tile.column >= begin && tile.column + Bytes::COLUMNS <= end ? 0 : MIXED;
     }
 
-    // Writes the pairs of interest of a tile, where they are DENSE at most, and returns how many there are. Up to AT_ONCE
-    // elements behind them are overwritten.
+    // Writes the pairs of interest of a tile, where they are DENSE at most, and returns how many there are. Up to
+    // AT_ONCE elements behind them are overwritten.
     int64_t collect(const Tile& tile, int64_t p, int side, RowPair* out, const State& state) const {
         const int16_t* near = state.marks[side].get();
         const bool limited = pair_.limits != nullptr;

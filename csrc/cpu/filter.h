@@ -47,9 +47,10 @@ public:
     // order [M], if given, is the order in which columns are packed: column j of this filter is column order[j] of
     // the problem. anchors, if given, are those to be compared: anchor i of this filter is anchors[i].
     Filter(const Problem& problem, Space space, const int64_t* order = nullptr, const int64_t* anchors = nullptr)
-        : Filter(problem, space, order, anchors, [](int64_t, const float*, double) {}) {}
+        : Filter(problem, space, order, anchors, [](int64_t, const float*, double, double) {}) {}
 
-    // Also calls keep(j, converted, lost) for each column j, lost being the norm of what converting it has lost.
+    // Also calls keep(j, converted, half, lost) for each column j: half its squared norm, and the norm of what
+    // converting it has lost.
     template <class Keep>
     Filter(const Problem& problem, Space space, const int64_t* order, const int64_t* anchors, const Keep& keep)
         : dims(problem.anchors.dims), columns(problem.columns.rows), blocks_(ceil_div(columns, Panel::COLUMNS)),
@@ -219,7 +220,7 @@ private:
                     largest = std::max(largest, half);
                     const double norm = std::sqrt(2 * half), lost = Panel::convert(row, dims, norm);
                     residual = std::max(residual, lost);
-                    keep(j + c, row, lost * norm);
+                    keep(j + c, row, half, lost * norm);
                 }
                 Panel::pack_columns(work.get(), padded_dims(), count, steps(), packed_.get() + j * steps());
             }

@@ -45,6 +45,7 @@ void release(Block block) { std::free(block.data); }
 // Buffers of SMALLEST bytes and more, kept while `keepers` is not 0.
 struct KeptBuffers {
     static constexpr size_t SMALLEST = size_t{1} << 20;
+    static constexpr size_t LARGE = size_t{16} << 20;  // worth huge pages where nothing is kept, too
 
     std::mutex mutex;
     int keepers = 0;
@@ -105,7 +106,7 @@ void* take_buffer(size_t bytes) {
     if (bytes >= KeptBuffers::SMALLEST) {
         KeptBuffers& kept = kept_buffers();
         const std::lock_guard<std::mutex> lock(kept.mutex);
-        if (kept.keepers > 0) {
+        if (kept.keepers > 0 || bytes >= KeptBuffers::LARGE) {
             if (!kept.blocks.fits(bytes)) kept.blocks.release();
             const Block block = kept.blocks.take(bytes);
             kept.given.emplace(block.data, block.bytes);

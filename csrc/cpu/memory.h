@@ -77,9 +77,7 @@ private:
     // Loops over whole vectors or words of bits read up to 64 floats past the last value and drop what they read.
     static constexpr size_t READ_PAST = 256;
 
-    static size_t bytes_of(int64_t size) {
-        return (static_cast<size_t>(size) * sizeof(T) + 63) / 64 * 64 + READ_PAST;
-    }
+    static size_t bytes_of(int64_t size) { return (static_cast<size_t>(size) * sizeof(T) + 63) / 64 * 64 + READ_PAST; }
 
     T* data_ = nullptr;
     int64_t size_ = 0;

@@ -212,7 +212,24 @@ struct Int16Panel : VectorPanel {
         }
     }
 
-    // h - a . b of four pairs of converted rows of `elements`, zero-padded to whole vectors, whose scales have been taken.
+    // h - a . b of two converted rows of `elements`, zero-padded to whole vectors, whose scales have been taken.
+    static float value(const float* a, const float* b, int64_t elements, float scales, float h) {
+        for (int64_t first = 0; first < elements; first += DEPTH) {
+            __m256i sums = {};
+            for (int64_t k = first; k < std::min(elements, first + DEPTH); k += WIDTH) {
+                const __m256i products =
+                    _mm256_madd_epi16(reinterpret_cast<__m256i>(load(a + k)), reinterpret_cast<__m256i>(load(b + k)));
+                sums = _mm256_add_epi32(sums, products);
+            }
+            const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+            const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4E));
+            const int32_t sum = _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xB1)));
+            h -= static_cast<float>(sum) * scales;
+        }
+        return h;
+    }
+
+    // The same of four pairs.
     static __m128 values(const float* const* a, const float* const* b, int64_t elements, __m128 scales, __m128 h) {
         for (int64_t first = 0; first < elements; first += DEPTH) {
             __m256i sums[4] = {};

@@ -143,8 +143,9 @@ void pair_rows(const Problem& problem, const PairRule& rule, ColumnLists& positi
 template <class T, class Panel> class HalfPairs {
 public:
     HalfPairs(const Problem& problem, const PairRule& rule, const Canonical<T>& canonical,
-              const Filter<T, Panel>& filter)
-        : problem_(problem), rule_(rule), canonical_(canonical), filter_(filter), n_(problem.anchors.rows) {}
+              const Filter<T, Panel>& filter, const WholeRows<T, Panel>& whole)
+        : problem_(problem), rule_(rule), canonical_(canonical), filter_(filter), whole_(whole),
+          n_(problem.anchors.rows) {}
 
     void run(ColumnLists& positives, ColumnLists& negatives) const {
         ColumnLists half[2] = {ColumnLists(static_cast<size_t>(n_)), ColumnLists(static_cast<size_t>(n_))};
@@ -161,10 +162,9 @@ private:
             using Bytes = Coarse<T, Panel>;
             const double reach = rule_.far + rule_.epsilon + slack_of(rule_.far, rule_.epsilon);
             if (!(std::fabs(reach) < ANY) || !few_positives(problem_)) return false;
-            const WholeRows<T, Panel> whole(filter_, problem_.threads);
             std::vector<typename Bytes::Part> parts;
             for (int64_t i = 0; i < n_; i += GROUP) parts.push_back({i, std::min(n_, i + GROUP), nullptr});
-            const Bytes bytes(filter_, whole, parts, problem_.threads);
+            const Bytes bytes(filter_, whole_, parts, problem_.threads);
             if (!bytes.usable()) return false;
 
             Buffer<int16_t> near(bytes.padded_rows()), far(bytes.padded_rows());
@@ -185,7 +185,7 @@ private:
                 Positives same(problem_);
                 for (int64_t i = first; i < first + count && !dense; ++i) {
                     const size_t row = static_cast<size_t>(i);
-                    visit_hits(i, whole, hits[static_cast<size_t>(i - first)], same, half[0][row], half[1][row]);
+                    visit_hits(i, hits[static_cast<size_t>(i - first)], same, half[0][row], half[1][row]);
                 }
             });
             return !dense;
@@ -202,11 +202,13 @@ private:
         int64_t total = 0;
         for (int64_t block = first / Bytes::COLUMNS; block * Bytes::COLUMNS < n_; ++block) {
             for (int64_t p = 0; p * Bytes::ROWS < count; ++p) {
-                uint32_t found[Bytes::ROWS];
+                uint64_t found[Bytes::ROWS / 2];
                 const int64_t top = p * Bytes::ROWS;
                 if (!bytes.template tile<false>(panels, p, first + top, block, edges, found)) continue;
                 for (int64_t r = top; r < std::min<int64_t>(top + Bytes::ROWS, count); ++r) {
-                    for (uint32_t lanes = found[r - top]; lanes != 0; lanes &= lanes - 1) {
+                    const uint64_t both = found[(r - top) / 2];
+                    for (auto lanes = static_cast<uint32_t>((r - top) % 2 == 0 ? both : both >> 32); lanes != 0;
+                         lanes &= lanes - 1) {
                         const int64_t j = block * Bytes::COLUMNS + __builtin_ctz(lanes);
                         if (j <= first + r || j >= n_) continue;
                         hits[static_cast<size_t>(r)].push_back(static_cast<int32_t>(j));
@@ -218,11 +220,10 @@ private:
         return total;
     }
 
-    template <class Rows>
-    void visit_hits(int64_t i, const Rows& whole, const std::vector<int32_t>& hits, Positives& same,
-                    std::vector<int32_t>& far_off, std::vector<int32_t>& near_by) const {
+    void visit_hits(int64_t i, const std::vector<int32_t>& hits, Positives& same, std::vector<int32_t>& far_off,
+                    std::vector<int32_t>& near_by) const {
         const auto interval = [&](int64_t j) {
-            return distance_of(problem_.metric, filter_, whole.half_norm(i), j, whole.value(i, j));
+            return distance_of(problem_.metric, filter_, whole_.half_norm(i), j, whole_.value(filter_, i, j));
         };
         const double edge = rule_.far + rule_.epsilon, slack = slack_of(rule_.far, rule_.epsilon);
         auto hit = hits.begin();
@@ -340,6 +341,7 @@ private:
     const PairRule& rule_;
     const Canonical<T>& canonical_;
     const Filter<T, Panel>& filter_;
+    const WholeRows<T, Panel>& whole_;
     const int64_t n_;
 };
 
@@ -347,9 +349,11 @@ private:
 template <class T, class Panel>
 bool list_half(const Problem& problem, const PairRule& rule, double coarsest, ColumnLists& positives,
                ColumnLists& negatives) {
-    const Filter<T, Panel> filter(problem, problem.metric == Metric::cosine ? Space::cosine : Space::squared);
+    WholeRows<T, Panel> whole(problem.anchors.rows, problem.anchors.dims);
+    const Filter<T, Panel> filter(problem, problem.metric == Metric::cosine ? Space::cosine : Space::squared, nullptr,
+                                  nullptr, whole.keeper());
     if (!filter.usable || filter.relative > coarsest) return false;
-    HalfPairs<T, Panel>(problem, rule, Canonical<T>(problem), filter).run(positives, negatives);
+    HalfPairs<T, Panel>(problem, rule, Canonical<T>(problem), filter, whole).run(positives, negatives);
     return true;
 }
 
