@@ -154,8 +154,7 @@ public:
         packed_.resize(blocks_ * COLUMNS * pairs_);
         row_terms_.resize(padded_rows());
         column_terms_.resize(padded_rows());
-        reach_.resize(rows_);
-        lengths_.resize(rows_);
+        for (Buffer<float>* each : {&reach_, &lengths_, &errors_}) each->resize(rows_);
         std::fill_n(bytes_.get(), rows_ * 2 * pairs_, int8_t{0});
         std::fill_n(reach_.get(), rows_, 0.0f);
         const double room = LENGTH - 0.5 * std::sqrt(static_cast<double>(filter.dims));
@@ -263,7 +262,8 @@ private:
                 const double half = static_cast<double>(row(part, j, work.get()));
                 const auto g = static_cast<int32_t>(std::nearbyint(half * per_square_));
                 int32_t sum = 0;
-                error = std::max(error, convert(work.get(), bytes_.get() + j * 2 * pairs_, sum));
+                errors_[j] = round_up(convert(work.get(), bytes_.get() + j * 2 * pairs_, sum));
+                error = std::max(error, static_cast<double>(errors_[j]));
                 row_terms_[j] = wrapped(-g);
                 column_terms_[j] = wrapped(-g - LARGEST * sum);
                 lengths_[j] = round_up(std::sqrt(2 * half) * (1 + rounding()));
@@ -287,8 +287,10 @@ private:
                 row_terms_[i] = wrapped(row_terms_[i] + static_cast<int32_t>(origin_));
                 // Rounding what is left of a row without its centre to float32 adds 4 * 2^-24 length^2 at most.
                 const double both = static_cast<double>(lengths_[i]) + length_, lost = plain_.lost(i) + most_lost;
-                const double error = error_ * (both + error_) + lost * (both + lost) +
-                                     filter_.rounding(largest, filter_.half_norm(i)) + 0x1p-20 * length_ * length_;
+                const double own = static_cast<double>(errors_[i]);
+                const double error = error_ * static_cast<double>(lengths_[i]) + own * (length_ + error_) +
+                                     lost * (both + lost) + filter_.rounding(largest, filter_.half_norm(i)) +
+                                     0x1p-20 * length_ * length_;
                 reach_[i] = round_up(1 + LENGTH * LENGTH * rounding() + error / squared * 1.001);
             }
         }
@@ -393,7 +395,7 @@ private:
     Buffer<int8_t> bytes_;    // [rows][pairs][2]
     Buffer<int16_t> packed_;  // [blocks][pairs][COLUMNS] pairs of bytes
     Buffer<int16_t> row_terms_, column_terms_;
-    Buffer<float> lengths_, reach_;  // [rows] |a|, and in units of step^2
+    Buffer<float> lengths_, errors_, reach_;  // [rows] |a|, |e|, and in units of step^2
 };
 
 #endif
