@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -135,10 +136,27 @@ def run_ranks(folder: Path, ranks: int) -> dict[str, Any]:
     return {"ranks": ranks, "seconds": seconds, "start_up": start_up, "same_bytes": same}
 
 
+def measure(folder: Path, with_faiss: bool) -> dict[str, dict[str, float]]:
+    """One run of each, in turn."""
+    found = {}
+    for label, percentile in (("mine", "99"), ("mine_without_outlier_rule", "none")):
+        output = "mined.parquet" if percentile == "99" else "plain.parquet"
+        command = [sys.executable, "-m", "bench.offline", "--one", str(folder), output, percentile]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        found[label] = json.loads(done.stdout.splitlines()[-1])
+    if with_faiss:
+        seconds, worked = nearest_by_faiss(folder)
+        found["faiss"] = {"seconds": seconds, "processor_seconds": worked}
+        for label in ("mine", "mine_without_outlier_rule"):
+            found[label]["times_as_fast_as_faiss"] = seconds / found[label]["seconds"]
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.offline", description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 30_000, 100_000])
     parser.add_argument("--ranks", type=int, nargs="*", default=[])
+    parser.add_argument("--repeats", type=int, default=1, help="of which medians are taken, in turn")
     parser.add_argument("--no-faiss", action="store_true", help="measure mining alone")
     parser.add_argument(
         "--one", nargs=3, help=argparse.SUPPRESS
@@ -152,14 +170,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             write_rows(folder, rows)
-            result: dict[str, Any] = {"rows": rows}
-            for label, percentile in (("mine", "99"), ("mine_without_outlier_rule", "none")):
-                output = "mined.parquet" if percentile == "99" else "plain.parquet"
-                command = [sys.executable, "-m", "bench.offline", "--one", name, output, percentile]
-                done = subprocess.run(command, check=True, capture_output=True, text=True)
-                result[label] = json.loads(done.stdout.splitlines()[-1])
-            if not arguments.no_faiss:
-                result["faiss_seconds"], result["faiss_processor_seconds"] = nearest_by_faiss(folder)
+            runs = [measure(folder, not arguments.no_faiss) for _ in range(arguments.repeats)]
+            result: dict[str, Any] = {"rows": rows, "repeats": len(runs)}
+            for name in runs[0]:
+                result[name] = {key: median(run[name][key] for run in runs) for key in runs[0][name]}
             check(folder)
             result["ranks"] = [run_ranks(folder, ranks) for ranks in arguments.ranks]
             print(json.dumps(result), flush=True)
