@@ -358,17 +358,18 @@ private:
                 const __m256i terms =
                     _mm256_add_epi16(load_whole(column_terms + offset), _mm256_set1_epi16(row_terms[r]));
                 const __m256i z = _mm256_add_epi16(sums[r][half], terms);
-                __m256i row_far = _mm256_cmpgt_epi16(far, z);
-                __m256i column_far = _mm256_cmpgt_epi16(load_whole(columns.far + offset), z);
+                const __m256i nearest = _mm256_min_epi16(near, load_whole(columns.near + offset));
+                const __m256i columns_far = load_whole(columns.far + offset);
+                __m256i is_far;
                 if (LIMITED) {
-                    row_far = _mm256_and_si256(row_far, _mm256_cmpgt_epi16(z, _mm256_set1_epi16(rows.least[r])));
-                    column_far =
-                        _mm256_and_si256(column_far, _mm256_cmpgt_epi16(z, load_whole(columns.least + offset)));
+                    const __m256i of_row = _mm256_cmpgt_epi16(z, _mm256_set1_epi16(rows.least[r]));
+                    const __m256i of_column = _mm256_cmpgt_epi16(z, load_whole(columns.least + offset));
+                    is_far = _mm256_or_si256(_mm256_and_si256(_mm256_cmpgt_epi16(far, z), of_row),
+                                             _mm256_and_si256(_mm256_cmpgt_epi16(columns_far, z), of_column));
+                } else {
+                    is_far = _mm256_cmpgt_epi16(_mm256_max_epi16(far, columns_far), z);
                 }
-                const __m256i row_near = _mm256_cmpgt_epi16(z, near);
-                const __m256i column_near = _mm256_cmpgt_epi16(z, load_whole(columns.near + offset));
-                truth[half] =
-                    _mm256_or_si256(_mm256_or_si256(row_near, row_far), _mm256_or_si256(column_near, column_far));
+                truth[half] = _mm256_or_si256(_mm256_cmpgt_epi16(z, nearest), is_far);
             }
             found[r] = _mm256_packs_epi16(truth[0], truth[1]);
             all = _mm256_or_si256(all, found[r]);

@@ -21,8 +21,8 @@ from minerlib.offline._ring import Ring
 from minerlib.offline._run import Options, Run
 from minerlib.offline._sources import ArrayRows, Rows, open_labels, open_rows
 
-_CHUNK_BYTES = 1 << 23  # of float32
-_CHUNK_ROWS = 1024, 16384
+_CHUNK_BYTES = 13 << 20  # of float32
+_CHUNK_ROWS = 1024, 26624
 _SLICE_ROWS = 4096
 
 
@@ -107,7 +107,7 @@ def mine(
         FileError: a file that cannot be read or written, or the state of another run in the way.
         RankLost: another rank has ended; what is finished is kept.
 
-    Memory beside the inputs: about `chunk_rows` * (40 D + 1500) bytes on two threads, and without an output
+    Memory beside the inputs: about `chunk_rows` * (32 D + 1500) bytes on two threads, and without an output
     the results; with ranks each also holds the rows of one other.
 
     Source: SPEC section 9; EXT section II.
@@ -211,7 +211,7 @@ def estimate(
     wide = rows.dtype.itemsize
     # two chunks as they are and joined, packed for both stages of the filter, and the lists of their rows on
     # every thread
-    memory = 2 * chunk * (rows.dims * (2 * wide + 12) + 168 + threads * 4 * 72 + 16 * options.ranked)
+    memory = 2 * chunk * (rows.dims * (2 * wide + 8) + 168 + threads * 4 * 72 + 16 * options.ranked)
     memory += (2 * own * rows.dims * wide if size > 1 else 0) + 8 * rows.dims * rows.dims * (threads + 1)
     state = 8192 + own * (8 + 64 * (2 if size > 1 else 1) + 32 * options.ranked)
     per_anchor = sum(options.rules.count if case == _cases.HARD else 1 for case in options.cases)
