@@ -23,6 +23,7 @@ template <class T> class CoarseSweep<T, Int16Panel> {
 
 public:
     static constexpr bool EXISTS = true;
+
     // What one thread works with: an edge for each extremum and row (nearest and farthest positive, nearest and
     // farthest negative), and a block's packed anchors and hits.
     struct State {
@@ -108,7 +109,7 @@ private:
     // Hits that take as long as all values of a tile: so many there are where a class meets its columns for the first
     // time.
     static constexpr int64_t DENSE = 24;
-    static constexpr int64_t AT_ONCE = 3;
+    static constexpr int64_t AT_ONCE = 3;  // of two rows: most tiles with hits have no more
 
     void prepare() {
         std::vector<typename Bytes::Part> parts;
