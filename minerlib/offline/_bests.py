@@ -49,12 +49,13 @@ def no_records(rows: int) -> np.ndarray:  # [n] RECORD
 
 
 class Updater:
-    """Offers the rows of two chunks to each other's records. Memory: a copy of both chunks, or a tile."""
+    """Offers rows of two chunks of a data set to each other's records. Memory: a copy of both, or a tile."""
 
     def __init__(self, backend: ModuleType, metric: str, wanted: tuple[int, ...]) -> None:
         self._backend, self._metric, self._wanted = backend, metric, wanted
         self._space = "cosine" if metric == "cosine" else "sqeuclidean"
         self._buffer = np.empty(0)
+        self._held = (0, 0)  # first row and number of the rows that begin the buffer
         if self._is_native:
             self._kept = backend.keep_buffers()
 
@@ -95,12 +96,19 @@ class Updater:
             y.records[:] = records[split:]
 
     def _joined(self, parts: tuple[Chunk, ...]) -> np.ndarray:
-        """The rows of the chunks, one behind the other, in a buffer that is used again."""
+        """The rows of the chunks, one behind the other, in a buffer that is used again.
+
+        The first chunk of one call is mostly that of the call before: its rows are still there.
+        """
         count, (_, dims) = sum(len(each.rows) for each in parts), parts[0].rows.shape
         if self._buffer.size < count * dims or self._buffer.dtype != parts[0].rows.dtype:
-            self._buffer = np.empty(count * dims, parts[0].rows.dtype)
+            self._buffer, self._held = np.empty(count * dims, parts[0].rows.dtype), (0, 0)
         out = self._buffer[: count * dims].reshape(count, dims)
-        np.concatenate([each.rows for each in parts], out=out)
+        first = len(parts[0].rows)
+        if self._held != (parts[0].first, first):
+            out[:first], self._held = parts[0].rows, (parts[0].first, first)
+        if len(parts) > 1:
+            out[first:] = parts[1].rows
         return out
 
     def _update_by_tiles(self, x: Chunk, y: Chunk) -> None:
