@@ -21,8 +21,8 @@ from minerlib.offline._ring import Ring
 from minerlib.offline._run import Options, Run
 from minerlib.offline._sources import ArrayRows, Rows, open_labels, open_rows
 
-_CHUNK_BYTES = 13 << 20  # of float32
-_CHUNK_ROWS = 1024, 26624
+_CHUNK_BYTES = 17 << 20  # of float32
+_CHUNK_ROWS = 1024, 34816
 _SLICE_ROWS = 4096
 
 
