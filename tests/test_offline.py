@@ -243,6 +243,14 @@ def test_an_outlier_is_nobodys_farthest_negative():
     assert not (with_rule.negatives == 5).any()
 
 
+def test_zero_rows_are_the_farthest_by_cosine():
+    """Their distance is 1 from all, which no squared distance of theirs tells."""
+    draw = np.random.default_rng(4)
+    x = (draw.standard_normal((1500, 64)) + 1).astype(np.float32)
+    x[::97] = 0
+    check(x, draw.integers(0, 3, len(x)), "cosine", None, chunk_rows=750)
+
+
 @pytest.mark.parametrize("rows", [0, 1, 2, 3])
 def test_hardly_any_rows(rows):
     x, _ = data("plain", 3)

@@ -158,7 +158,8 @@ public:
         std::fill_n(bytes_.get(), rows_ * 2 * pairs_, int8_t{0});
         std::fill_n(reach_.get(), rows_, 0.0f);
         const double room = LENGTH - 0.5 * std::sqrt(static_cast<double>(filter.dims));
-        if (room < 0.5 * LENGTH) return;
+        // Where a cosine's rows include zeros, v + H_i is no squared distance; long sums of float32 need more room.
+        if (room < 0.5 * LENGTH || !filter.euclidean() || LENGTH * LENGTH * rounding() > 2) return;
         length_ = longest(parts, threads);
         if (length_ < 0x1p-40) return;  // squares of what rounding loses must not leave float32
         step_ = static_cast<double>(static_cast<float>(length_ / room) * 1.001f);
@@ -275,7 +276,7 @@ private:
 
     void finish(const std::vector<Part>& parts, int threads) {
         const double squared = step_ * step_;
-        origin_ = std::floor(32765.0 - (2 * length_ + error_) * error_ / squared);
+        origin_ = std::floor(32763.0 - (2 * length_ + error_) * error_ / squared);
         parallel_for(threads, ceil_div(blocks_, 8), [&](int64_t group) {
             for (int64_t b = 8 * group; b < std::min(blocks_, 8 * group + 8); ++b) interleave_bytes(b * COLUMNS);
         });
