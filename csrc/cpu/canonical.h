@@ -25,6 +25,12 @@ public:
     const T* x(int64_t i) const { return x_ + i * dims_; }
     const T* y(int64_t j) const { return y_ + j * dims_; }
 
+    void prefetch(int64_t j) const {
+        const char* row = reinterpret_cast<const char*>(y(j));
+        for (int64_t byte = 0; byte < dims_ * static_cast<int64_t>(sizeof(T)); byte += 64)
+            __builtin_prefetch(row + byte);
+    }
+
     // Selection values of anchor i against COUNT columns.
     template <int COUNT> void selections(int64_t i, const int64_t* j, double* out) const {
         const T* rows[COUNT];

@@ -9,11 +9,8 @@
 // so that half the squared distance of two rows is s^2 (origin - z), within s^2 for the two g and, E being the largest
 // |e|, E (|a_i| + |a_j|) + E^2 for the products. That and the filter's own error are the reach of a row. Here a is the
 // panels' row of integers: what it has lost of the filter's moves a squared distance like a's own E. Sums are taken
-// modulo 2^16; only their end must lie within 16 bits, and does, as s is chosen so that |a| + E <= 181 s.
-// Rows that are only compared within their class may be taken from its centre first: shorter, so E is smaller.
-//
-// vpmaddubsw takes bytes without a sign on one side: anchors hold q + LARGEST, and the columns' terms take LARGEST
-// times their sum away. Two products of at most 2 LARGEST * LARGEST fit 16 bits.
+// modulo 2^16 (byte_panels.h); only their end must lie within 16 bits, and does, as s is chosen so that |a| + E <= 181
+// s. Rows that are only compared within their class may be taken from its centre first: shorter, so E is smaller.
 #pragma once
 
 #include <algorithm>
@@ -22,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "byte_panels.h"
 #include "filter.h"
 
 namespace minerlib {
@@ -33,11 +31,6 @@ struct CoarseEdges {
     const int16_t *near, *far, *least;
 
     CoarseEdges from(int64_t i) const { return {near + i, far + i, least + i}; }
-};
-
-// A row and a column, by their positions.
-struct RowPair {
-    int32_t row, column;
 };
 
 // No such path: panels decide alone.
@@ -96,15 +89,15 @@ public:
                                  scales_[i] * scales_[j], filter.half_norms()[j]);
     }
 
-    // v of four pairs of a row and a column.
-    void values(const Panels& filter, const RowPair* pairs, float* out) const {
+    // v of four pairs of one of `anchors`, which may be these rows, and of these rows.
+    void values(const Panels& filter, const WholeRows& anchors, const RowPair* pairs, float* out) const {
         const float *rows[4], *columns[4];
         alignas(16) float scales[4], half_norms[4];
         for (int p = 0; p < 4; ++p) {
             const int64_t i = pairs[p].row, j = pairs[p].column;
-            rows[p] = integers_.get() + i * half_;
+            rows[p] = anchors.integers_.get() + i * half_;
             columns[p] = integers_.get() + j * half_;
-            scales[p] = scales_[i] * scales_[j];
+            scales[p] = anchors.scales_[i] * scales_[j];
             half_norms[p] = filter.half_norms()[j];
         }
         _mm_storeu_ps(out, Int16Panel::values(rows, columns, half_, _mm_load_ps(scales), _mm_load_ps(half_norms)));
@@ -132,12 +125,12 @@ private:
     Buffer<double> half_norms_;
 };
 
-template <class T> class Coarse<T, Int16Panel> {
+template <class T> class Coarse<T, Int16Panel> : BytePanels {
 public:
     using Panels = Filter<T, Int16Panel>;
 
     static constexpr bool EXISTS = true;
-    static constexpr int64_t ROWS = TILE_ROWS, COLUMNS = 32;
+    using BytePanels::COLUMNS, BytePanels::ROWS;
     static constexpr int16_t NEVER_NEAR = 32767, NEVER_FAR = -32768;
 
     // Rows to be compared with each other, and what is taken from them first, or null.
@@ -185,11 +178,8 @@ public:
     void pack_anchors(int64_t first, int64_t count, Buffer<uint16_t>& panels) const {
         panels.resize(ceil_div(count, ROWS) * ROWS * pairs_);
         for (int64_t i = 0; i < ceil_div(count, ROWS) * ROWS; ++i) {
-            const int8_t* row = bytes_.get() + std::min(first + i, rows_ - 1) * 2 * pairs_;
-            uint16_t* out = panels.get() + i / ROWS * ROWS * pairs_ + i % ROWS;
-            for (int64_t k = 0; k < pairs_; ++k) {
-                out[k * ROWS] = static_cast<uint16_t>((row[2 * k] + LARGEST) | (row[2 * k + 1] + LARGEST) << 8);
-            }
+            pack_row(bytes_.get() + std::min(first + i, rows_ - 1) * 2 * pairs_, pairs_,
+                     panels.get() + i / ROWS * ROWS * pairs_ + i % ROWS);
         }
     }
 
@@ -206,35 +196,20 @@ public:
                               row_terms_.get() + i, column_terms_.get() + j, edges.from(i), edges.from(j), found)) {
             return false;
         }
-        const auto mask = [](__m256i truth) {
-            const __m256i in_order = _mm256_permute4x64_epi64(truth, 0xD8);  // packed half by half
-            return static_cast<uint64_t>(static_cast<uint32_t>(_mm256_movemask_epi8(in_order)));
-        };
-        for (int r = 0; r < ROWS; r += 2) hits[r / 2] = mask(found[r]) | mask(found[r + 1]) << 32;
+        for (int r = 0; r < ROWS; r += 2) hits[r / 2] = mask(found + r);
         return true;
     }
 
 private:
-    static constexpr int LARGEST = 90;  // 4 * 90 * 90 < 2^15
-    static constexpr double LENGTH = 181;
-
-    static int16_t whole(double z, int16_t most) {
-        return static_cast<int16_t>(std::clamp(z, -32768.0, static_cast<double>(most)));
-    }
-
     // Row j of a part in float32, and half its squared norm, which errs by rounding() of it at most.
     float row(const Part& part, int64_t j, float* out) const {
         plain_.dequantise(j, out);
-        FloatV sum = {};
-        for (int64_t k = 0; k < 2 * pairs_; k += WIDTH) {
-            if (part.centre != nullptr) store(out + k, load(out + k) - load(part.centre + k));
-            sum += load(out + k) * load(out + k);
+        for (int64_t k = 0; part.centre != nullptr && k < 2 * pairs_; k += WIDTH) {
+            store(out + k, load(out + k) - load(part.centre + k));
         }
-        float total = 0;
-        for (int lane = 0; lane < WIDTH; ++lane) total += sum[lane];
-        return 0.5f * total;
+        return half_square(out, 2 * pairs_);
     }
-    double rounding() const { return static_cast<double>(2 * pairs_ / WIDTH + 2 * WIDTH) * 0x1p-24; }
+    double rounding() const { return BytePanels::rounding(2 * pairs_); }
 
     double longest(const std::vector<Part>& parts, int threads) const {
         Buffer<double> most(static_cast<int64_t>(parts.size()));
@@ -263,7 +238,7 @@ private:
                 const double half = static_cast<double>(row(part, j, work.get()));
                 const auto g = static_cast<int32_t>(std::nearbyint(half * per_square_));
                 int32_t sum = 0;
-                errors_[j] = round_up(convert(work.get(), bytes_.get() + j * 2 * pairs_, sum));
+                errors_[j] = round_up(convert(work.get(), 2 * pairs_, step_, bytes_.get() + j * 2 * pairs_, sum));
                 error = std::max(error, static_cast<double>(errors_[j]));
                 row_terms_[j] = wrapped(-g);
                 column_terms_[j] = wrapped(-g - LARGEST * sum);
@@ -278,7 +253,10 @@ private:
         const double squared = step_ * step_;
         origin_ = std::floor(32763.0 - (2 * length_ + error_) * error_ / squared);
         parallel_for(threads, ceil_div(blocks_, 8), [&](int64_t group) {
-            for (int64_t b = 8 * group; b < std::min(blocks_, 8 * group + 8); ++b) interleave_bytes(b * COLUMNS);
+            for (int64_t b = 8 * group; b < std::min(blocks_, 8 * group + 8); ++b) {
+                interleave(bytes_.get() + b * COLUMNS * 2 * pairs_, std::min(COLUMNS, rows_ - b * COLUMNS), pairs_,
+                           packed_.get() + b * COLUMNS * pairs_);
+            }
         });
         double largest = 0, most_lost = 0;
         for (int64_t g = 0; g < ceil_div(rows_, GROUP); ++g) largest = std::max(largest, filter_.group_half_norm(g));
@@ -297,44 +275,6 @@ private:
         }
     }
 
-    static int16_t wrapped(int32_t x) { return static_cast<int16_t>(static_cast<uint16_t>(x)); }
-
-    // q of a row, the sum of its values, and |e|.
-    double convert(const float* row, int8_t* out, int32_t& sum) const {
-        const FloatV factor = splat(1.0f / static_cast<float>(step_)), unit = splat(static_cast<float>(step_));
-        const FloatV top = splat(static_cast<float>(LARGEST));
-        FloatV squares = {}, sums = {};
-        for (int64_t k = 0; k < 2 * pairs_; k += WIDTH) {
-            const FloatV x = load(row + k);
-            FloatV q = _mm256_round_ps(x * factor, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-            q = _mm256_max_ps(_mm256_min_ps(q, top), -top);
-            const FloatV rest = _mm256_fnmadd_ps(q, unit, x);
-            squares += rest * rest;
-            sums += q;
-            const __m256i whole = _mm256_cvtps_epi32(q);
-            const __m128i halves = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
-            _mm_storel_epi64(reinterpret_cast<__m128i*>(out + k), _mm_packs_epi16(halves, halves));
-        }
-        double square = 0, total = 0;
-        for (int lane = 0; lane < WIDTH; ++lane) {
-            square += static_cast<double>(squares[lane]);
-            total += static_cast<double>(sums[lane]);
-        }
-        sum = static_cast<int32_t>(total);
-        return std::sqrt(square) * (1.0 + static_cast<double>(filter_.dims) * 0x1p-22);  // the float32 sum errs
-    }
-
-    // The rows from j on as a block of columns: [pairs][COLUMNS] pairs of bytes.
-    void interleave_bytes(int64_t j) {
-        const int64_t count = std::min(COLUMNS, rows_ - j);
-        int16_t* out = packed_.get() + j * pairs_;
-        if (count < COLUMNS) std::fill_n(out, COLUMNS * pairs_, int16_t{0});
-        for (int64_t c = 0; c < count; ++c) {
-            const int8_t* row = bytes_.get() + (j + c) * 2 * pairs_;
-            for (int64_t k = 0; k < pairs_; ++k) std::memcpy(out + k * COLUMNS + c, row + 2 * k, 2);
-        }
-    }
-
     // Truths of ROWS rows and COLUMNS columns as bytes, those of 8 columns each in the order 0, 2, 1, 3. Not inlined,
     // as the loop takes all 16 registers.
     template <bool LIMITED>
@@ -342,13 +282,7 @@ private:
                                           const int16_t* column_terms, CoarseEdges rows, CoarseEdges columns,
                                           __m256i* found) {
         __m256i sums[ROWS][2] = {};
-        for (int64_t k = 0; k < pairs; ++k) {
-            const __m256i b0 = load_whole(b), b1 = load_whole(b + 16);
-#pragma GCC unroll 16
-            for (int r = 0; r < ROWS; ++r) multiply_add_bytes(a[r], b0, b1, sums[r]);
-            a += ROWS;
-            b += COLUMNS;
-        }
+        multiply(a, b, pairs, sums);
         __m256i all = {};
 #pragma GCC unroll 16
         for (int r = 0; r < ROWS; ++r) {
@@ -376,17 +310,6 @@ private:
             all = _mm256_or_si256(all, found[r]);
         }
         return _mm256_testz_si256(all, all) == 0;
-    }
-
-    static __m256i load_whole(const int16_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-
-    // Assembly, since 12 sums, 2 columns and 2 products take all registers and the compiler spills.
-    static void multiply_add_bytes(const uint16_t& a, __m256i b0, __m256i b1, __m256i* sums) {
-        __m256i first, second;
-        asm("vpbroadcastw %4, %3\n\tvpmaddubsw %5, %3, %2\n\tvpaddw %2, %0, %0\n\t"
-            "vpmaddubsw %6, %3, %3\n\tvpaddw %3, %1, %1"
-            : "+x"(sums[0]), "+x"(sums[1]), "=&x"(first), "=&x"(second)
-            : "m"(a), "x"(b0), "x"(b1));
     }
 
     const Panels& filter_;

@@ -109,7 +109,6 @@ private:
     // Hits that take as long as all values of a tile: so many there are where a class meets its columns for the first
     // time.
     static constexpr int64_t DENSE = 24;
-    static constexpr int64_t AT_ONCE = 3;  // of two rows: most tiles with hits have no more
 
     void prepare() {
         std::vector<typename Bytes::Part> parts;
@@ -193,8 +192,8 @@ private:
         return one_class && tile.column >= begin && tile.column + Bytes::COLUMNS <= end ? 0 : MIXED;
     }
 
-    // Writes the pairs of interest of a tile, where they are DENSE at most, and returns how many there are. Up to
-    // AT_ONCE elements behind them are overwritten.
+    // Writes the pairs of interest of a tile, where they are DENSE at most, and returns how many there are. What lies
+    // behind them is overwritten as in BytePanels::list.
     int64_t collect(const Tile& tile, int64_t p, int side, RowPair* out, const State& state) const {
         const int16_t* near = state.marks[side].get();
         const bool limited = pair_.limits != nullptr;
@@ -206,24 +205,14 @@ private:
         const bool any = limited ? coarse.template tile<true>(panels, p, tile.anchor, block, edges, hits)
                                  : coarse.template tile<false>(panels, p, tile.anchor, block, edges, hits);
         if (!any) return 0;
-        const int64_t columns = std::min(Bytes::COLUMNS, n_ - tile.column);
-        const uint64_t real = ((uint64_t{1} << columns) - 1) * 0x100000001;
         int64_t count = 0;
         for (int64_t r = 0; r < TILE_ROWS; r += 2) {
-            const int64_t rows = std::clamp<int64_t>(tile.rows - r, 0, 2);
-            hits[r / 2] &= real & (rows == 2 ? ~uint64_t{0} : rows * 0xFFFFFFFF);
+            hits[r / 2] &= BytePanels::real(tile.rows - r, n_ - tile.column);
             count += __builtin_popcountll(hits[r / 2]);
         }
         if (count > DENSE) return count;
         for (int64_t r = 0; r < TILE_ROWS; r += 2) {
-            uint64_t word = hits[r / 2];
-            const int64_t some = __builtin_popcountll(word);
-            // Few are more than AT_ONCE: a loop of that many has no branch that is hard to foresee.
-            for (int64_t k = 0; k < std::max(some, AT_ONCE); ++k, word &= word - 1) {
-                const int bit = __builtin_ctzll(word | uint64_t{1} << 63);
-                out[k] = {static_cast<int32_t>(tile.anchor + r) + bit / 32,
-                          static_cast<int32_t>(tile.column) + bit % 32};
-            }
+            const int64_t some = BytePanels::list(hits[r / 2], tile.anchor + r, tile.column, out);
             for (int64_t k = 0; k < some; ++k) rows_.prefetch(out[k].column);
             out += some;
         }
@@ -242,7 +231,7 @@ private:
         int32_t left[TOGETHER];
         for (; count > 0; hits += TOGETHER, count -= TOGETHER) {
             const int64_t some = std::min(count, TOGETHER);
-            for (int64_t k = 0; k < some; k += 4) rows_.values(filter_, hits + k, values + k);
+            for (int64_t k = 0; k < some; k += 4) rows_.values(filter_, rows_, hits + k, values + k);
             for (int64_t k = 0; k < some; ++k) {
                 const int32_t i = hits[k].row, j = hits[k].column;
                 const float own = h[i], other = h[j], error = relative * (own + other) + absolute;

@@ -79,6 +79,14 @@ public:
     double half_norm(int64_t column) const { return half_norms_[column]; }
     const float* half_norms() const { return half_norms_.get(); }
     double group_half_norm(int64_t group) const { return group_max_[group]; }
+    // Of all columns; and of all anchors too, where panels had to measure their residuals.
+    double largest_half_norm() const {
+        double largest = largest_anchor_;
+        for (int64_t group = 0; group < ceil_div(columns, GROUP); ++group) {
+            largest = std::max(largest, group_max_[group]);
+        }
+        return largest;
+    }
     int64_t padded_columns() const { return blocks_ * Panel::COLUMNS; }
 
     int64_t steps() const { return Panel::steps(dims); }
@@ -86,8 +94,14 @@ public:
     // A row is padded with zeros for whole vectors.
     int64_t padded_dims() const { return ceil_div(dims, Panel::PADDING) * Panel::PADDING; }
 
-    // Packs `rows` anchors from `first` on into panels [ceil(rows / Panel::ROWS)][steps][Panel::ROWS].
+    // Packs `rows` anchors from `first` on into panels [ceil(rows / Panel::ROWS)][steps][Panel::ROWS]. Also calls
+    // keep(row, converted, half, lost) for each, if given, as the constructor does for columns.
     void pack_anchors(int64_t first, int64_t rows, float* panels, double* half_norms, Buffer<float>& work) const {
+        pack_anchors(first, rows, panels, half_norms, work, [](int64_t, const float*, double, double) {});
+    }
+    template <class Keep>
+    void pack_anchors(int64_t first, int64_t rows, float* panels, double* half_norms, Buffer<float>& work,
+                      const Keep& keep) const {
         work.resize(Panel::ROWS * padded_dims());
         for (int64_t p = 0; p * Panel::ROWS < rows; ++p) {
             const int64_t count = std::min<int64_t>(Panel::ROWS, rows - p * Panel::ROWS);
@@ -96,7 +110,8 @@ public:
                 const int64_t anchor = anchors_ != nullptr ? anchors_[first + row] : first + row;
                 float* converted = work.get() + r * padded_dims();
                 half_norms[row] = transform(x_ + anchor * dims, converted);
-                Panel::convert(converted, dims, 0);
+                const double norm = std::sqrt(2 * half_norms[row]);
+                keep(row, converted, half_norms[row], Panel::convert(converted, dims, norm) * norm);
             }
             Panel::pack_rows(work.get(), padded_dims(), count, steps(), panels + p * Panel::ROWS * steps());
         }
@@ -234,20 +249,24 @@ private:
         relative += 1.01 * (residual + anchors + residual * anchors);
     }
 
-    double anchor_residual(const Problem& problem) const {
+    double anchor_residual(const Problem& problem) {
         if constexpr (Panel::LARGEST_RESIDUAL >= 0) return Panel::LARGEST_RESIDUAL;
         const int64_t rows = problem.anchors.rows, groups = ceil_div(rows, GROUP);
-        Buffer<double> residuals(groups);
+        Buffer<double> residuals(groups), largest(groups);
         parallel_for(problem.threads, groups, [&](int64_t group) {
             Buffer<float> row(padded_dims());
-            residuals[group] = 0;
+            residuals[group] = largest[group] = 0;
             for (int64_t i = group * GROUP; i < std::min(rows, (group + 1) * GROUP); ++i) {
                 const double half = transform(x_ + i * dims, row.get());
+                largest[group] = std::max(largest[group], half);
                 residuals[group] = std::max(residuals[group], Panel::convert(row.get(), dims, std::sqrt(2 * half)));
             }
         });
         double residual = 0;
-        for (int64_t group = 0; group < groups; ++group) residual = std::max(residual, residuals[group]);
+        for (int64_t group = 0; group < groups; ++group) {
+            residual = std::max(residual, residuals[group]);
+            largest_anchor_ = std::max(largest_anchor_, largest[group]);
+        }
         return residual;
     }
 
@@ -301,7 +320,7 @@ private:
     const int64_t *order_, *anchors_;
     const bool normalise_;
     bool fixed_norms_ = false;
-    double scale_ = 1, rounding_ = 0;
+    double scale_ = 1, rounding_ = 0, largest_anchor_ = 0;
     Buffer<double> center_;     // [D], scaled
     Buffer<float> packed_;      // [blocks][steps][Panel::COLUMNS]
     Buffer<float> half_norms_;  // [blocks * Panel::COLUMNS]
@@ -319,37 +338,50 @@ struct Scratch {
     }
 };
 
-// Computes v of the anchors first .. first + rows - 1 against the columns from `from` (a multiple of Panel::COLUMNS)
-// on, `chunk` (a multiple of GROUP) at a time, and calls consume(row, column, count, values) for each row and chunk:
-// values[0 .. count) are those of columns column .. column + count - 1, followed by padding up to a multiple of
-// Panel::COLUMNS. The consumer may overwrite them. start(row, H) is called first for each row.
+// Packs the anchors first .. first + rows - 1 for sweep_columns; `keep` as in Filter::pack_anchors.
+template <class T, class Panel, class Keep>
+void pack_block(const Filter<T, Panel>& filter, int64_t first, int64_t rows, Scratch& scratch, const Keep& keep) {
+    scratch.panels.resize(ceil_div(rows, Panel::ROWS) * Panel::ROWS * filter.steps());
+    scratch.half_norms.resize(rows);
+    filter.pack_anchors(first, rows, scratch.panels.get(), scratch.half_norms.get(), scratch.work, keep);
+}
+
+// Computes v of `rows` packed anchors and the columns column .. column + count - 1, column being a multiple of
+// Panel::COLUMNS and count `chunk` at most, and calls consume(row, column, count, values) for each row: values[0 ..
+// count) are followed by padding up to a multiple of Panel::COLUMNS. The consumer may overwrite them. To be called
+// while a Panel::Session lives.
+template <class T, class Panel, class Consume>
+void sweep_columns(const Filter<T, Panel>& filter, int64_t rows, int64_t column, int64_t count, int64_t chunk,
+                   Scratch& scratch, Consume consume) {
+    const int64_t panels = ceil_div(rows, Panel::ROWS), together = std::min(panels, Panel::TOGETHER);
+    const int64_t stride = std::min(ceil_div(chunk, Panel::COLUMNS) * Panel::COLUMNS, filter.padded_columns());
+    scratch.values.resize(together * Panel::ROWS * stride);
+    for (int64_t p = 0; p < panels; p += together) {
+        const int64_t last = std::min(panels, p + together);
+        for (int64_t c = 0; c < count; c += Panel::COLUMNS) {
+            for (int64_t q = p; q < last; ++q) {  // the columns' panel stays in the first-level cache
+                filter.panel_values(scratch.panels.get() + q * Panel::ROWS * filter.steps(),
+                                    (column + c) / Panel::COLUMNS,
+                                    scratch.values.get() + (q - p) * Panel::ROWS * stride + c, stride);
+            }
+        }
+        for (int64_t row = p * Panel::ROWS; row < std::min(rows, last * Panel::ROWS); ++row) {
+            consume(row, column, count, scratch.values.get() + (row - p * Panel::ROWS) * stride);
+        }
+    }
+}
+
+// sweep_columns of the anchors first .. first + rows - 1 and all columns from `from` (a multiple of Panel::COLUMNS) on,
+// `chunk` (a multiple of GROUP) at a time. start(row, H) is called first for each row.
 template <class T, class Panel, class Start, class Consume>
 void sweep(const Filter<T, Panel>& filter, int64_t first, int64_t rows, int64_t from, int64_t chunk, Scratch& scratch,
            Start start, Consume consume) {
-    const int64_t panels = ceil_div(rows, Panel::ROWS), together = std::min(panels, Panel::TOGETHER);
-    scratch.panels.resize(panels * Panel::ROWS * filter.steps());
-    scratch.half_norms.resize(rows);
-    filter.pack_anchors(first, rows, scratch.panels.get(), scratch.half_norms.get(), scratch.work);
+    pack_block(filter, first, rows, scratch, [](int64_t, const float*, double, double) {});
     for (int64_t row = 0; row < rows; ++row) start(row, scratch.half_norms[row]);
-
-    const int64_t stride = std::min(ceil_div(chunk, Panel::COLUMNS) * Panel::COLUMNS, filter.padded_columns());
-    scratch.values.resize(together * Panel::ROWS * stride);
     [[maybe_unused]] const typename Panel::Session session;
     for (int64_t column = from, count = 0; column < filter.columns; column += count) {
         count = std::min(chunk - column % chunk, filter.columns - column);
-        for (int64_t p = 0; p < panels; p += together) {
-            const int64_t last = std::min(panels, p + together);
-            for (int64_t c = 0; c < count; c += Panel::COLUMNS) {
-                for (int64_t q = p; q < last; ++q) {  // the columns' panel stays in the first-level cache
-                    filter.panel_values(scratch.panels.get() + q * Panel::ROWS * filter.steps(),
-                                        (column + c) / Panel::COLUMNS,
-                                        scratch.values.get() + (q - p) * Panel::ROWS * stride + c, stride);
-                }
-            }
-            for (int64_t row = p * Panel::ROWS; row < std::min(rows, last * Panel::ROWS); ++row) {
-                consume(row, column, count, scratch.values.get() + (row - p * Panel::ROWS) * stride);
-            }
-        }
+        sweep_columns(filter, rows, column, count, chunk, scratch, consume);
     }
 }
 

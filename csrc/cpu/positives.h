@@ -39,6 +39,12 @@ public:
         }
     }
 
+    bool contains(int64_t column) const {
+        bool found = false;
+        visit(column, 1, [&](int64_t) { found = true; });
+        return found;
+    }
+
     // How many of the columns from `first` on are positives.
     int64_t count_from(int64_t first) const {
         int64_t count = 0;

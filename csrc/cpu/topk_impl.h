@@ -2,74 +2,113 @@
 //
 // anchors [Q, D], columns [M, D] of float32 or float64 -> distances float64 [Q, k] in the metric's unit and
 // indices int64 [Q, k]. Ordered by canonical float64 selection values: the float32 pass keeps every column
-// whose lower bound does not exceed the k-th least upper bound, float64 sorts what is left. With labels only
-// negatives are ranked, and where there are fewer than k of them, index -1 and distance infinity stand behind.
+// whose lower bound does not exceed the k-th least upper bound, float64 sorts what is left. Once the first columns have
+// given such a bound, bytes tell which others need be looked at, where the processor has them (near_tiles.h). With
+// labels only negatives are ranked, and where there are fewer than k of them, index -1 and distance infinity stand
+// behind.
 // Limits: 1 <= k <= M < 2^31. Source: SPEC sections 5 and 9.
 #pragma once
 
 #include <algorithm>
+#include <atomic>
+#include <memory>
 #include <vector>
 
 #include "candidates.h"
 #include "families.h"
+#include "near_tiles.h"
 #include "positives.h"
 
 namespace minerlib {
 namespace MINERLIB_ISA {
 
-struct Candidate {
-    float lower, upper;  // bounds on its value
-    int32_t column;
-};
-
-// The columns that may be among the k nearest of one anchor.
+// The columns that may be among the k nearest of one anchor, with bounds on their values.
 class CandidatePool {
 public:
     void reset(int64_t k) {
         k_ = k;
-        limit_ = 2 * k + 64;
+        resize(k + std::max<int64_t>(16, k / 2));
         bound_ = std::numeric_limits<float>::infinity();
-        candidates_.clear();
+        count_ = 0;
     }
 
     double bound() const { return static_cast<double>(bound_); }
-    const std::vector<Candidate>& candidates() const { return candidates_; }
+    int64_t count() const { return count_; }
+    int64_t column(int64_t c) const { return columns_[static_cast<size_t>(c)]; }
 
     // More near-ties than are worth keeping: the whole row is decided in float64.
     bool overflowed() const { return limit_ < 0; }
 
-    void offer(double value, double error, int64_t column) {
-        const float lower = round_down(value - error);
+    void offer(float lower, float upper, int64_t column) {
         if (lower > bound_) return;
-        candidates_.push_back({lower, round_up(value + error), static_cast<int32_t>(column)});
-        const int64_t size = static_cast<int64_t>(candidates_.size());
-        if (size < limit_) return;
-        prune();
-        limit_ = std::max(limit_, 2 * static_cast<int64_t>(candidates_.size()));  // keeps pruning rare
-        if (limit_ > 16 * k_ + 4096) {
-            std::vector<Candidate>().swap(candidates_);
+        lower_.data()[count_] = lower;
+        upper_.data()[count_] = upper;
+        columns_.data()[count_] = static_cast<int32_t>(column);
+        if (k_ == 1) bound_ = std::min(bound_, upper);
+        if (++count_ < limit_) return;
+        prune(k_ / 16);
+        if (4 * count_ <= 3 * limit_) return;
+        if (2 * count_ > 16 * k_ + 4096) {
             bound_ = -std::numeric_limits<float>::infinity();
+            count_ = 0;
             limit_ = -1;
+        } else {  // keeps pruning rare
+            resize(2 * count_);
         }
     }
 
-    // Lowers the bound to the k-th least upper bound and drops what lies beyond.
-    void prune() {
-        if (static_cast<int64_t>(candidates_.size()) > k_) {
-            const auto kth = candidates_.begin() + (k_ - 1);
-            std::nth_element(candidates_.begin(), kth, candidates_.end(),
-                             [](const Candidate& a, const Candidate& b) { return a.upper < b.upper; });
-            bound_ = std::min(bound_, kth->upper);
+    // Lowers the bound to the k-th least upper bound, or to one that up to `more` further ones do not exceed, and drops
+    // what lies beyond.
+    void prune(int64_t more) {
+        if (count_ > k_ && k_ > 1) bound_ = std::min(bound_, upper_bound(more));
+        float *lower = lower_.data(), *upper = upper_.data();
+        int32_t* columns = columns_.data();
+        int64_t kept = 0;
+        for (int64_t c = 0; c < count_; ++c) {
+            lower[kept] = lower[c];
+            upper[kept] = upper[c];
+            columns[kept] = columns[c];
+            kept += lower[c] <= bound_ ? 1 : 0;
         }
-        candidates_.erase(std::remove_if(candidates_.begin(), candidates_.end(),
-                                         [&](const Candidate& c) { return c.lower > bound_; }),
-                          candidates_.end());
+        count_ = kept;
     }
 
 private:
-    int64_t k_ = 0, limit_ = 0;
+    void resize(int64_t limit) {
+        limit_ = limit;
+        lower_.resize(static_cast<size_t>(limit));
+        upper_.resize(static_cast<size_t>(limit + WIDTH));
+        columns_.resize(static_cast<size_t>(limit));
+    }
+
+    // A number that at least k upper bounds do not exceed, by bisection: it need not be one of them.
+    float upper_bound(int64_t more) {
+        const float infinity = std::numeric_limits<float>::infinity();
+        std::fill_n(upper_.data() + count_, WIDTH, infinity);
+        FloatV least = splat(infinity), most = splat(-infinity);
+        for (int64_t c = 0; c < count_; c += WIDTH) {
+            const FloatV upper = load(upper_.data() + c);
+            least = upper < least ? upper : least;
+            most = upper > most && upper < infinity ? upper : most;
+        }
+        float low = infinity, high = -infinity;
+        for (int lane = 0; lane < WIDTH; ++lane) low = std::min(low, least[lane]), high = std::max(high, most[lane]);
+        for (;;) {
+            const float middle = low + 0.5f * (high - low);
+            if (!(middle > low && middle < high)) return high;
+            int64_t within = 0;
+            for (int64_t c = 0; c < count_; c += WIDTH) {
+                within += __builtin_popcount(mask_le(load(upper_.data() + c), splat(middle)));
+            }
+            (within < k_ ? low : high) = middle;
+            if (within >= k_ && within <= k_ + more) return high;
+        }
+    }
+
+    int64_t k_ = 0, limit_ = 0, count_ = 0;
     float bound_ = 0;
-    std::vector<Candidate> candidates_;
+    std::vector<float> lower_, upper_;  // [limit]
+    std::vector<int32_t> columns_;
 };
 
 // A column and its canonical selection value.
@@ -87,34 +126,61 @@ public:
     TopK(const Problem& problem, int64_t k, double* distances, int64_t* indices)
         : problem_(problem), k_(k), labelled_(problem.labels.words > 0 || problem.labels.anchor_class != nullptr),
           distances_(distances), indices_(indices), canonical_(problem),
-          filter_(problem, problem.metric == Metric::cosine ? Space::cosine : Space::squared) {}
+          rows_(by_bytes() ? problem.columns.rows : 0, problem.columns.dims),
+          filter_(problem, problem.metric == Metric::cosine ? Space::cosine : Space::squared, nullptr, nullptr,
+                  rows_.keeper()) {
+        if constexpr (Tiles::EXISTS) {
+            if (!by_bytes() || !filter_.usable) return;
+            tiles_ = std::make_unique<Tiles>(filter_, rows_, problem.threads);
+            if (!tiles_->usable()) tiles_.reset();
+        }
+    }
 
     void run() {
         const int64_t n = problem_.anchors.rows;
-        // Where most columns are wanted the filter saves nothing; a pool of many candidates wants few rows.
-        const bool filtered = filter_.usable && 4 * k_ <= problem_.columns.rows;
         const int64_t rows = block_rows<Panel>(n, problem_.threads, std::max(CHUNK, 8 * k_));
-        parallel_for(problem_.threads, ceil_div(n, rows), [&](int64_t b) {
-            const int64_t first = b * rows, count = std::min(rows, n - first);
-            std::vector<CandidatePool> pools(static_cast<size_t>(count));
-            std::vector<Ranked> ranked;
-            Positives positives(problem_);
-            if (filtered) sweep_rows(first, count, positives, pools);
-            for (int64_t row = 0; row < count; ++row) {
-                const CandidatePool& pool = pools[static_cast<size_t>(row)];
-                ranked.clear();
-                if (!filtered || pool.overflowed()) {
-                    list_columns(first + row, positives, ranked);
-                } else {
-                    for (const Candidate& candidate : pool.candidates()) ranked.push_back({0, candidate.column});
+        const int64_t blocks = ceil_div(n, rows);
+        std::atomic<int64_t> next{0};
+        parallel_for(problem_.threads, std::min<int64_t>(problem_.threads, blocks), [&](int64_t) {
+            Work work(problem_, rows);
+            for (int64_t b = next++; b < blocks; b = next++) {
+                const int64_t first = b * rows, count = std::min(rows, n - first);
+                if (filtered()) sweep_rows(first, count, work);
+                for (int64_t row = 0; row < count; ++row) {
+                    const CandidatePool& pool = work.pools[static_cast<size_t>(row)];
+                    work.ranked.clear();
+                    if (!filtered() || pool.overflowed()) {
+                        list_columns(first + row, work.positives, work.ranked);
+                    } else {
+                        for (int64_t c = 0; c < pool.count(); ++c) work.ranked.push_back({0, pool.column(c)});
+                    }
+                    finish(first + row, work.ranked);
                 }
-                finish(first + row, ranked);
             }
         });
     }
 
 private:
+    using Tiles = NearTiles<T, Panel>;
+
     static constexpr int64_t CHUNK = Panel::CHUNK;
+    // Bytes: how many times k columns panels take at first, so that there are bounds; how many chunks they take where
+    // bytes leave more than one value in DENSE; and how many columns make bytes worth while.
+    static constexpr int64_t FIRST = 24, PAUSE = 8, DENSE = 16, LEAST = 4096;
+
+    struct Work {
+        Work(const Problem& problem, int64_t rows)
+            : pools(static_cast<size_t>(rows)), positives(problem), block(rows, problem.anchors.dims) {}
+        std::vector<CandidatePool> pools;
+        std::vector<Ranked> ranked;
+        Positives positives;
+        Scratch scratch;
+        typename Tiles::Block block;
+    };
+
+    // Where most columns are wanted the filter saves nothing.
+    bool filtered() const { return filter_.usable && 4 * k_ <= problem_.columns.rows; }
+    bool by_bytes() const { return Tiles::EXISTS && problem_.columns.rows >= std::max(LEAST, 2 * FIRST * k_); }
 
     // All columns that may be ranked.
     void list_columns(int64_t anchor, Positives& positives, std::vector<Ranked>& ranked) const {
@@ -141,22 +207,65 @@ private:
         positives.visit(column, columns, [&](int64_t p) { values[p - column] = hidden; });
         if (problem_.own && anchor >= column && anchor < column + columns) values[anchor - column] = hidden;
     }
+    bool hidden(int64_t anchor, Positives& positives, int64_t column) const {
+        positives.select(anchor);
+        return column == positives.own() || positives.contains(column);
+    }
 
-    void sweep_rows(int64_t first, int64_t count, Positives& positives, std::vector<CandidatePool>& pools) {
-        thread_local Scratch scratch;
-        Buffer<double> half_norms(count);
-        const auto start = [&](int64_t row, double half_norm) {
-            pools[static_cast<size_t>(row)].reset(k_);
-            half_norms[row] = half_norm;
-        };
+    void sweep_rows(int64_t first, int64_t count, Work& work) const {
+        Scratch& scratch = work.scratch;
+        for (int64_t row = 0; row < count; ++row) work.pools[static_cast<size_t>(row)].reset(k_);
         const auto consume = [&](int64_t row, int64_t column, int64_t columns, float* values) {
-            if (labelled_) hide(first + row, positives, column, columns, values);
-            scan(pools[static_cast<size_t>(row)], half_norms[row], values, column, columns);
+            if (labelled_) hide(first + row, work.positives, column, columns, values);
+            scan(work.pools[static_cast<size_t>(row)], scratch.half_norms[row], values, column, columns);
         };
-        sweep(filter_, first, count, 0, CHUNK, scratch, start, consume);
-        for (CandidatePool& pool : pools) {
-            if (!pool.overflowed()) pool.prune();
+        pack_block(filter_, first, count, scratch, work.block.rows.keeper());
+        const bool bytes = start_bytes(count, work);
+        [[maybe_unused]] const typename Panel::Session session;
+        int64_t panels = ceil_div(FIRST * k_, CHUNK);  // how many chunks they still take
+        for (int64_t column = 0, columns = 0; column < filter_.columns; column += columns) {
+            columns = std::min(CHUNK, filter_.columns - column);
+            if (!bytes || panels > 0) {
+                sweep_columns(filter_, count, column, columns, CHUNK, scratch, consume);
+                if (--panels == 0 && bytes) set_bounds(count, work);
+            } else if (sweep_bytes(first, count, column, columns, work) * DENSE > count * columns) {
+                panels = PAUSE;
+            }
         }
+        for (int64_t row = 0; row < count; ++row) {
+            CandidatePool& pool = work.pools[static_cast<size_t>(row)];
+            if (!pool.overflowed()) pool.prune(0);
+        }
+    }
+
+    bool start_bytes(int64_t count, Work& work) const {
+        if constexpr (Tiles::EXISTS) return tiles_ != nullptr && tiles_->start(work.block, count);
+        return false;
+    }
+
+    void set_bounds(int64_t count, Work& work) const {
+        if constexpr (Tiles::EXISTS) {
+            for (int64_t row = 0; row < count; ++row) {
+                CandidatePool& pool = work.pools[static_cast<size_t>(row)];
+                if (!pool.overflowed()) pool.prune(0);
+                tiles_->set_bound(work.block, row, pool.bound());
+            }
+        }
+    }
+
+    // Returns how many values have been computed.
+    int64_t sweep_bytes(int64_t first, int64_t count, int64_t column, int64_t columns, Work& work) const {
+        if constexpr (Tiles::EXISTS) {
+            return tiles_->sweep(work.block, count, column, column + columns,
+                                 [&](int64_t row, int64_t j, float lower, float upper) {
+                                     if (labelled_ && hidden(first + row, work.positives, j)) return;
+                                     CandidatePool& pool = work.pools[static_cast<size_t>(row)];
+                                     const double before = pool.bound();
+                                     pool.offer(lower, upper, j);
+                                     if (pool.bound() != before) tiles_->set_bound(work.block, row, pool.bound());
+                                 });
+        }
+        return 0;
     }
 
     void scan(CandidatePool& pool, double half_norm, const float* values, int64_t first, int64_t count) const {
@@ -169,7 +278,9 @@ private:
                 if (__builtin_expect(hits == 0, 1)) continue;
                 for (; hits != 0; hits &= hits - 1) {
                     const int64_t column = first + c + __builtin_ctz(hits);
-                    pool.offer(values[column - first], filter_.error(half_norm, filter_.half_norm(column)), column);
+                    const double value = static_cast<double>(values[column - first]);
+                    const double error = filter_.error(half_norm, filter_.half_norm(column));
+                    pool.offer(round_down(value - error), round_up(value + error), column);
                 }
                 edge = splat(round_up(pool.bound() + slack));
             }
@@ -177,18 +288,27 @@ private:
     }
 
     // Sorts candidates by canonical values and writes the first k, or all with padding behind them.
-    void finish(int64_t anchor, std::vector<Ranked>& ranked) {
+    void finish(int64_t anchor, std::vector<Ranked>& ranked) const {
+        constexpr size_t TOGETHER = 4;
+        const auto fetch = [&](size_t c) {
+            for (size_t i = c; i < std::min(c + TOGETHER, ranked.size()); ++i) canonical_.prefetch(ranked[i].column);
+        };
+        fetch(0);
         size_t c = 0;
-        for (; c + 4 <= ranked.size(); c += 4) {
-            int64_t columns[4];
-            double values[4];
-            for (size_t i = 0; i < 4; ++i) columns[i] = ranked[c + i].column;
-            canonical_.template selections<4>(anchor, columns, values);
-            for (size_t i = 0; i < 4; ++i) ranked[c + i].value = values[i];
+        for (; c + TOGETHER <= ranked.size(); c += TOGETHER) {
+            fetch(c + TOGETHER);
+            int64_t columns[TOGETHER];
+            double values[TOGETHER];
+            for (size_t i = 0; i < TOGETHER; ++i) columns[i] = ranked[c + i].column;
+            canonical_.template selections<TOGETHER>(anchor, columns, values);
+            for (size_t i = 0; i < TOGETHER; ++i) ranked[c + i].value = values[i];
         }
         for (; c < ranked.size(); ++c) ranked[c].value = canonical_.selection(anchor, ranked[c].column);
         const int64_t found = std::min(k_, static_cast<int64_t>(ranked.size()));
-        std::partial_sort(ranked.begin(), ranked.begin() + found, ranked.end());
+        if (found < static_cast<int64_t>(ranked.size())) {
+            std::nth_element(ranked.begin(), ranked.begin() + found, ranked.end());
+        }
+        std::sort(ranked.begin(), ranked.begin() + found);
         std::fill_n(distances_ + anchor * k_ + found, k_ - found, std::numeric_limits<double>::infinity());
         std::fill_n(indices_ + anchor * k_ + found, k_ - found, -1);
         for (int64_t rank = 0; rank < found; ++rank) {
@@ -204,7 +324,9 @@ private:
     double* distances_;
     int64_t* indices_;
     const Canonical<T> canonical_;
+    WholeRows<T, Panel> rows_;  // of the columns
     const Filter<T, Panel> filter_;
+    std::unique_ptr<Tiles> tiles_;  // null: panels decide alone
 };
 
 template <class T>
