@@ -385,12 +385,13 @@ void sweep(const Filter<T, Panel>& filter, int64_t first, int64_t rows, int64_t 
     }
 }
 
-// How many anchors one thread takes at a time: whole panels, as many as share the columns well, and no more
+// How many anchors one thread takes at a time: `most` panels at most, as many as share the columns well, and no more
 // than leave work for every thread or fit `values` floats a row into the second-level cache.
-template <class Panel = Float32Panel> int64_t block_rows(int64_t anchors, int threads, int64_t values) {
+template <class Panel = Float32Panel>
+int64_t block_rows(int64_t anchors, int threads, int64_t values, int64_t most = PANELS) {
     const int64_t fitting = std::max<int64_t>(1, (int64_t{1} << 17) / (values * Panel::ROWS));
     const int64_t sharing = std::max<int64_t>(1, anchors / (Panel::ROWS * threads * 4));
-    return Panel::ROWS * std::min({PANELS, fitting, sharing});
+    return Panel::ROWS * std::min({most, fitting, sharing});
 }
 
 }  // namespace MINERLIB_ISA

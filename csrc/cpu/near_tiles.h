@@ -46,6 +46,7 @@ public:
         Buffer<uint16_t> panels;
         Buffer<int16_t> terms, edges;  // [whole panels]
         Buffer<float> reach, bounds;   // [rows] in units of s^2; values beyond do not matter
+        Buffer<float> halves;          // [rows] half norms
         Buffer<RowPair> hits;
     };
 
@@ -72,7 +73,7 @@ public:
         const int64_t padded = ceil_div(count, ROWS) * ROWS;
         block.panels.resize(padded * pairs_);
         for (Buffer<int16_t>* each : {&block.terms, &block.edges}) each->resize(padded);
-        for (Buffer<float>* each : {&block.reach, &block.bounds}) each->resize(count);
+        for (Buffer<float>* each : {&block.reach, &block.bounds, &block.halves}) each->resize(count);
         block.hits.resize(padded * COLUMNS + 4);  // taken four at once
         std::fill_n(block.panels.get(), padded * pairs_, uint16_t{0});
         std::fill_n(block.terms.get(), padded, int16_t{0});
@@ -83,6 +84,7 @@ public:
             const Converted c = convert_row(block.rows, r, row.get(), bytes.get());
             if (!fits(c)) return false;
             pack_row(bytes.get(), pairs_, block.panels.get() + r / ROWS * ROWS * pairs_ + r % ROWS);
+            block.halves[r] = static_cast<float>(block.rows.half_norm(r));
             block.terms[r] = wrapped(static_cast<int32_t>(origin_) - c.g);
             // Of the square of 16 bits, what float32 loses of a row of integers is 4 * 2^-24 length^2 at most.
             const double lost = block.rows.lost(r) + lost_;
@@ -108,6 +110,7 @@ public:
         int64_t computed = 0;
         for (int64_t column = first; column < last; column += COLUMNS) {
             RowPair* out = block.hits.get();
+            uint32_t fetched = 0;
             for (int64_t r = 0; r < count; r += ROWS) {  // the columns' block stays in the first-level cache
                 __m256i found[ROWS];
                 if (!compare(block.panels.get() + r * pairs_, packed_.get() + column * pairs_, pairs_,
@@ -116,9 +119,12 @@ public:
                 }
                 for (int64_t some = 0; some < ROWS; some += 2) {
                     const uint64_t hits = mask(found + some) & real(count - r - some, last - column);
-                    const int64_t listed = list(hits, r + some, column, out);
-                    for (int64_t k = 0; k < listed; ++k) columns_.prefetch(out[k].column);
-                    out += listed;
+                    out += list(hits, r + some, column, out);
+                    const auto either = static_cast<uint32_t>(hits | hits >> 32);
+                    for (uint32_t lanes = either & ~fetched; lanes != 0; lanes &= lanes - 1) {
+                        columns_.prefetch(column + __builtin_ctz(lanes));
+                    }
+                    fetched |= either;
                 }
             }
             weigh(block, out - block.hits.get(), take);
@@ -212,18 +218,20 @@ private:
         const float relative = static_cast<float>(filter_.relative * 1.001 + 0x1p-20);
         const float absolute = static_cast<float>(filter_.absolute * 1.001);
         float values[TOGETHER], errors[TOGETHER];
+        int32_t left[TOGETHER];
         for (; count > 0; hits += TOGETHER, count -= TOGETHER) {
             const int64_t some = std::min(count, TOGETHER);
             for (int64_t k = 0; k < some; k += 4) columns_.values(filter_, block.rows, hits + k, values + k);
-            for (int64_t k = 0; k < some; ++k) {
-                errors[k] = relative * (static_cast<float>(block.rows.half_norm(hits[k].row)) +
-                                        filter_.half_norms()[hits[k].column]) +
-                            absolute;
-            }
+            int64_t count_left = 0;  // without branches, as these would be hard to foresee
             for (int64_t k = 0; k < some; ++k) {
                 const RowPair& hit = hits[k];
-                if (values[k] - errors[k] > block.bounds[hit.row]) continue;
-                take(hit.row, hit.column, values[k] - errors[k], values[k] + errors[k]);
+                errors[k] = relative * (block.halves[hit.row] + filter_.half_norms()[hit.column]) + absolute;
+                left[count_left] = static_cast<int32_t>(k);
+                count_left += values[k] - errors[k] <= block.bounds[hit.row] ? 1 : 0;
+            }
+            for (int64_t l = 0; l < count_left; ++l) {
+                const int32_t k = left[l];
+                take(hits[k].row, hits[k].column, values[k] - errors[k], values[k] + errors[k]);
             }
         }
     }

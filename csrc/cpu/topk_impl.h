@@ -22,6 +22,36 @@
 namespace minerlib {
 namespace MINERLIB_ISA {
 
+// A number that at least k of the values do not exceed, and k + more at most where no more are equal; by bisection, so
+// it need not be one of them. Infinity where there are fewer than k. values [count], then NaN up to whole vectors,
+// which is skipped anywhere.
+static inline float kth_bound(const float* values, int64_t count, int64_t k, int64_t more) {
+    const float infinity = std::numeric_limits<float>::infinity();
+    FloatV least = splat(infinity), most = splat(-infinity);
+    for (int64_t c = 0; c < count; c += WIDTH) {
+        const FloatV v = load(values + c);
+        least = v < least ? v : least;
+        most = v > most ? v : most;
+    }
+    float low = infinity, high = -infinity;
+    for (int lane = 0; lane < WIDTH; ++lane) low = std::min(low, least[lane]), high = std::max(high, most[lane]);
+    const auto within = [&](float bound) {
+        int64_t found = 0;
+        for (int64_t c = 0; c < count; c += WIDTH) {
+            found += __builtin_popcount(mask_le(load(values + c), splat(bound)));
+        }
+        return found;
+    };
+    if (within(high) < k) return infinity;
+    for (;;) {
+        const float middle = low + 0.5f * (high - low);
+        if (!(middle > low && middle < high)) return high;
+        const int64_t found = within(middle);
+        (found < k ? low : high) = middle;
+        if (found >= k && found <= k + more) return high;
+    }
+}
+
 // The columns that may be among the k nearest of one anchor, with bounds on their values.
 class CandidatePool {
 public:
@@ -33,6 +63,8 @@ public:
     }
 
     double bound() const { return static_cast<double>(bound_); }
+    // k columns or more have no greater values.
+    void lower_bound(float bound) { bound_ = std::min(bound_, bound); }
     int64_t count() const { return count_; }
     int64_t column(int64_t c) const { return columns_[static_cast<size_t>(c)]; }
 
@@ -60,7 +92,10 @@ public:
     // Lowers the bound to the k-th least upper bound, or to one that up to `more` further ones do not exceed, and drops
     // what lies beyond.
     void prune(int64_t more) {
-        if (count_ > k_ && k_ > 1) bound_ = std::min(bound_, upper_bound(more));
+        if (count_ > k_ && k_ > 1) {
+            std::fill_n(upper_.data() + count_, WIDTH, std::numeric_limits<float>::quiet_NaN());
+            bound_ = std::min(bound_, kth_bound(upper_.data(), count_, k_, more));
+        }
         float *lower = lower_.data(), *upper = upper_.data();
         int32_t* columns = columns_.data();
         int64_t kept = 0;
@@ -79,30 +114,6 @@ private:
         lower_.resize(static_cast<size_t>(limit));
         upper_.resize(static_cast<size_t>(limit + WIDTH));
         columns_.resize(static_cast<size_t>(limit));
-    }
-
-    // A number that at least k upper bounds do not exceed, by bisection: it need not be one of them.
-    float upper_bound(int64_t more) {
-        const float infinity = std::numeric_limits<float>::infinity();
-        std::fill_n(upper_.data() + count_, WIDTH, infinity);
-        FloatV least = splat(infinity), most = splat(-infinity);
-        for (int64_t c = 0; c < count_; c += WIDTH) {
-            const FloatV upper = load(upper_.data() + c);
-            least = upper < least ? upper : least;
-            most = upper > most && upper < infinity ? upper : most;
-        }
-        float low = infinity, high = -infinity;
-        for (int lane = 0; lane < WIDTH; ++lane) low = std::min(low, least[lane]), high = std::max(high, most[lane]);
-        for (;;) {
-            const float middle = low + 0.5f * (high - low);
-            if (!(middle > low && middle < high)) return high;
-            int64_t within = 0;
-            for (int64_t c = 0; c < count_; c += WIDTH) {
-                within += __builtin_popcount(mask_le(load(upper_.data() + c), splat(middle)));
-            }
-            (within < k_ ? low : high) = middle;
-            if (within >= k_ && within <= k_ + more) return high;
-        }
     }
 
     int64_t k_ = 0, limit_ = 0, count_ = 0;
@@ -138,7 +149,8 @@ public:
 
     void run() {
         const int64_t n = problem_.anchors.rows;
-        const int64_t rows = block_rows<Panel>(n, problem_.threads, std::max(CHUNK, 8 * k_));
+        const int64_t most = tiles_ != nullptr ? MANY_PANELS : PANELS;
+        const int64_t rows = block_rows<Panel>(n, problem_.threads, std::max(CHUNK, 8 * k_), most);
         const int64_t blocks = ceil_div(n, rows);
         std::atomic<int64_t> next{0};
         parallel_for(problem_.threads, std::min<int64_t>(problem_.threads, blocks), [&](int64_t) {
@@ -164,9 +176,11 @@ private:
     using Tiles = NearTiles<T, Panel>;
 
     static constexpr int64_t CHUNK = Panel::CHUNK;
-    // Bytes: how many times k columns panels take at first, so that there are bounds; how many chunks they take where
-    // bytes leave more than one value in DENSE; and how many columns make bytes worth while.
-    static constexpr int64_t FIRST = 24, PAUSE = 8, DENSE = 16, LEAST = 4096;
+    // Bytes: how many times k columns panels take at first, so that there are bounds; how many chunks they take at most
+    // where bytes leave more than one value in DENSE; how many columns and anchors make bytes worth while; and how many
+    // panels of anchors share a pass, as bytes of columns pass quickly.
+    static constexpr int64_t FIRST = 24, LONGEST = 16, DENSE = 16, LEAST_COLUMNS = 4096, LEAST_ANCHORS = 96;
+    static constexpr int64_t MANY_PANELS = 32;
 
     struct Work {
         Work(const Problem& problem, int64_t rows)
@@ -174,13 +188,15 @@ private:
         std::vector<CandidatePool> pools;
         std::vector<Ranked> ranked;
         Positives positives;
-        Scratch scratch;
         typename Tiles::Block block;
     };
 
     // Where most columns are wanted the filter saves nothing.
     bool filtered() const { return filter_.usable && 4 * k_ <= problem_.columns.rows; }
-    bool by_bytes() const { return Tiles::EXISTS && problem_.columns.rows >= std::max(LEAST, 2 * FIRST * k_); }
+    bool by_bytes() const {
+        return Tiles::EXISTS && problem_.anchors.rows >= LEAST_ANCHORS &&
+               problem_.columns.rows >= std::max(LEAST_COLUMNS, 2 * FIRST * k_);
+    }
 
     // All columns that may be ranked.
     void list_columns(int64_t anchor, Positives& positives, std::vector<Ranked>& ranked) const {
@@ -213,7 +229,7 @@ private:
     }
 
     void sweep_rows(int64_t first, int64_t count, Work& work) const {
-        Scratch& scratch = work.scratch;
+        thread_local Scratch scratch;
         for (int64_t row = 0; row < count; ++row) work.pools[static_cast<size_t>(row)].reset(k_);
         const auto consume = [&](int64_t row, int64_t column, int64_t columns, float* values) {
             if (labelled_) hide(first + row, work.positives, column, columns, values);
@@ -222,14 +238,17 @@ private:
         pack_block(filter_, first, count, scratch, work.block.rows.keeper());
         const bool bytes = start_bytes(count, work);
         [[maybe_unused]] const typename Panel::Session session;
-        int64_t panels = ceil_div(FIRST * k_, CHUNK);  // how many chunks they still take
+        int64_t panels = ceil_div(FIRST * k_, CHUNK), pause = 1;  // how many chunks they still take
         for (int64_t column = 0, columns = 0; column < filter_.columns; column += columns) {
             columns = std::min(CHUNK, filter_.columns - column);
             if (!bytes || panels > 0) {
                 sweep_columns(filter_, count, column, columns, CHUNK, scratch, consume);
                 if (--panels == 0 && bytes) set_bounds(count, work);
             } else if (sweep_bytes(first, count, column, columns, work) * DENSE > count * columns) {
-                panels = PAUSE;
+                panels = pause;
+                pause = std::min(2 * pause, LONGEST);
+            } else {
+                pause = 1;
             }
         }
         for (int64_t row = 0; row < count; ++row) {
@@ -269,6 +288,13 @@ private:
     }
 
     void scan(CandidatePool& pool, double half_norm, const float* values, int64_t first, int64_t count) const {
+        if (first == 0 && k_ > 1 && k_ <= count) {  // spares the pool most of these columns
+            double error = 0;
+            for (int64_t g = 0; g < count; g += GROUP) {
+                error = std::max(error, filter_.error(half_norm, filter_.group_half_norm(g / GROUP)));
+            }
+            pool.lower_bound(round_up(static_cast<double>(kth_bound(values, count, k_, k_ / 16)) + error));
+        }
         for (int64_t g = 0; g < count; g += GROUP) {
             const double slack = filter_.error(half_norm, filter_.group_half_norm((first + g) / GROUP));
             FloatV edge = splat(round_up(pool.bound() + slack));
