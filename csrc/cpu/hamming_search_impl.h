@@ -6,7 +6,7 @@
 // Source: SPEC section 5. Distances are small integers, so that sorting and selecting is counting.
 //
 // The work is cut into queries x slices of the database. Many queries go through a slice together, block by block
-// (bit_planes.h); a few read its codes one by one, which is bound by the memory's bandwidth.
+// (query_groups.h); a few read its codes one by one, which is bound by the memory's bandwidth.
 #pragma once
 
 #include <algorithm>
@@ -15,9 +15,9 @@
 #include <stdexcept>
 #include <vector>
 
-#include "bit_planes.h"
 #include "families.h"
 #include "pool.h"
+#include "query_groups.h"
 
 namespace minerlib {
 namespace MINERLIB_ISA {
@@ -66,28 +66,19 @@ private:
     std::vector<int64_t> starts_;
 };
 
-// The queries' words, and what the filter looks up for them.
+// The queries' words.
 class Queries {
 public:
-    Queries(const Codes& codes, bool with_picks) : triples_(triples_of(codes.bytes)) {
-        const CodeWords source(codes);
-        width_ = source.words;
-        words_.resize(codes.rows * width_);
-        if (with_picks) picks_.resize(codes.rows * triples_);
-        for (int64_t i = 0; i < codes.rows; ++i) {
-            source.row(i, words_.get() + i * width_);
-            if (with_picks) pick_vectors(words(i), codes.bytes, picks_.get() + i * triples_);
-        }
+    explicit Queries(const Codes& codes) : width(CodeWords(codes).words), words_(codes.rows * width) {
+        CodeWords(codes).rows(0, codes.rows, words_.get());
     }
 
-    const uint64_t* words(int64_t i) const { return words_.get() + i * width_; }
-    const Pick* picks(int64_t i) const { return picks_.get() + i * triples_; }
-    int64_t triples() const { return triples_; }
+    const int64_t width;
+
+    const uint64_t* words(int64_t i) const { return words_.get() + i * width; }
 
 private:
-    int64_t triples_, width_;
     Buffer<uint64_t> words_;
-    Buffer<Pick> picks_;
 };
 
 // Hits of one query in one slice: the best k of them, or all within the radius.
@@ -173,8 +164,9 @@ template <bool nearest> class Scan {
 public:
     Scan(const Codes& queries, const Codes& database, int64_t asked, int threads)
         : database_(database), codes_(database), bits_(8 * database.bytes), asked_(asked), count_(queries.rows),
-          batched_(queries.rows >= LEAST_QUERIES && bits_ < 1 << MOST_LEVELS), queries_(queries, batched_),
-          threads_(threads), limits_(static_cast<size_t>(queries.rows)) {
+          batched_(queries.rows >= LEAST_QUERIES && bits_ <= QueryGroups::MOST_BITS), queries_(queries),
+          groups_(queries_.words(0), queries_.width, batched_ ? count_ : 0, bits_), threads_(threads),
+          limits_(static_cast<size_t>(queries.rows)) {
         for (auto& limit : limits_) limit.store(static_cast<int32_t>(bits_), std::memory_order_relaxed);
         plan();
     }
@@ -189,11 +181,11 @@ public:
     void run() {
         found_.resize(static_cast<size_t>(count_ * slices_));
         if (nearest && asked_ >= (batched_ ? 256 : 4096)) sample();  // below, the first hits give a limit soon enough
-        const int64_t groups = blocks_of(count_, group_);
-        parallel_for(threads_, groups * slices_, [&](int64_t task) {
-            // Slices of one group follow each other, so that the limits of the first help the others.
-            const int64_t slice = task % slices_, first = task / slices_ * group_;
-            const int64_t last = std::min(count_, first + group_);
+        const int64_t tasks = blocks_of(count_, together_) * slices_;
+        parallel_for(threads_, tasks, [&](int64_t task) {
+            // Slices of the same queries follow each other, so that the limits of the first help the others.
+            const int64_t slice = task % slices_, first = task / slices_ * together_;
+            const int64_t last = std::min(count_, first + together_);
             if (batched_) {
                 search_blocks(first, last, slice);
             } else {
@@ -205,23 +197,24 @@ public:
 
 private:
     static constexpr int64_t LEAST_QUERIES = 12;  // fewer do not pay for transposing the database
-    static constexpr int MOST_LEVELS = 13;
     static constexpr int64_t MOST_STEP = 4096;
-    static constexpr int64_t GROUP = 512;                       // queries whose picks stay in the cache
+    static constexpr int64_t LEAST_TOGETHER = 3 * QueryGroups::ALIGNMENT;   // queries that share a block's planes
+    static constexpr int64_t MOST_TOGETHER = 43 * QueryGroups::ALIGNMENT;  // whose places stay in the cache
     static constexpr int64_t LEAST_SLICE = 16384;               // codes
     static constexpr int64_t MOST_WAITING = int64_t{64} << 20;  // bytes of hits that wait to be merged
 
     // Enough tasks for all threads; sliced queries keep up to k hits in every slice until they are merged.
     void plan() {
         const int64_t tasks = threads_ > 1 ? (batched_ ? 4 : 16) * threads_ : 1;  // few queries: some threads wake late
-        group_ = batched_ ? GROUP : 1;
+        together_ = batched_ ? MOST_TOGETHER : 1;
         const int64_t waiting = std::max<int64_t>(1, 8 * count_ * (nearest ? asked_ : 1));
         const int64_t most = std::clamp<int64_t>(MOST_WAITING / waiting, 1,
                                                  std::max<int64_t>(1, blocks_of(database_.rows, LEAST_SLICE)));
-        if (batched_ && blocks_of(count_, group_) * most < tasks) {
-            group_ = std::clamp<int64_t>(blocks_of(count_ * most, tasks), 32, GROUP);
+        if (batched_ && blocks_of(count_, together_) * most < tasks) {
+            together_ = std::clamp(blocks_of(count_ * most, tasks), LEAST_TOGETHER, MOST_TOGETHER);
+            together_ = blocks_of(together_, QueryGroups::ALIGNMENT) * QueryGroups::ALIGNMENT;
         }
-        const int64_t groups = std::max<int64_t>(1, blocks_of(count_, group_));
+        const int64_t groups = std::max<int64_t>(1, blocks_of(count_, together_));
         slices_ = std::min(most, blocks_of(tasks, groups));
         rows_ = std::max<int64_t>(1, blocks_of(blocks_of(database_.rows, slices_), BLOCK_CODES)) * BLOCK_CODES;
         slices_ = std::max<int64_t>(1, blocks_of(database_.rows, rows_));
@@ -286,41 +279,18 @@ private:
         found(query, slice) = std::move(hits.hits);
     }
 
-    void search_blocks(int64_t first, int64_t last, int64_t slice) {
-        int levels = 4;
-        while (int64_t{1} << levels <= bits_) ++levels;
-        with_levels(levels, [&](auto constant) { filter_blocks<decltype(constant)::value>(first, last, slice); });
-    }
-
-    template <class Body> static void with_levels(int levels, const Body& body) {
-        switch (levels) {
-            case 4:
-                return body(std::integral_constant<int, 4>());
-            case 5:
-                return body(std::integral_constant<int, 5>());
-            case 6:
-                return body(std::integral_constant<int, 6>());
-            case 7:
-                return body(std::integral_constant<int, 7>());
-            case 8:
-                return body(std::integral_constant<int, 8>());
-            case 9:
-                return body(std::integral_constant<int, 9>());
-            case 10:
-                return body(std::integral_constant<int, 10>());
-            case 11:
-                return body(std::integral_constant<int, 11>());
-            default:
-                return body(std::integral_constant<int, MOST_LEVELS>());
-        }
-    }
-
-    // A group of queries in one slice.
-    struct Group {
-        Group(int64_t first_query, int64_t count, int64_t bits, int64_t asked)
-            : first(first_query), hits(static_cast<size_t>(count)), limits(count), within(count * BLOCK_WORDS),
+    // The queries first .. first + count - 1 in one slice.
+    struct Together {
+        Together(int64_t first_query, int64_t count, int64_t bits, int64_t asked)
+            : first(first_query), hits(static_cast<size_t>(count)), limits(static_cast<size_t>(count), -2),
+              masks(padded(count) * QueryGroups::MASKS), within(padded(count) * BLOCK_WORDS),
               words(count * BLOCK_WORDS), sort(bits) {
             for (auto& list : hits) list.reset(bits, asked);
+            std::fill_n(masks.get(), masks.size(), 0);
+        }
+
+        static int64_t padded(int64_t count) {
+            return blocks_of(count, QueryGroups::ALIGNMENT) * QueryGroups::ALIGNMENT;
         }
 
         // 64 codes, from code `start` of the block on, of which a query wants those whose bits are set.
@@ -331,104 +301,62 @@ private:
 
         int64_t first;
         std::vector<SliceHits<nearest>> hits;
-        Buffer<int32_t> limits;
+        std::vector<int64_t> limits;
+        Buffer<uint64_t> masks;   // of the limits, [queries, MASKS]
         Buffer<uint64_t> within;  // of Plane: the block's codes within each query's limit
         Buffer<Word> words;
         CountingSort sort;
     };
 
-    // Triples `begin` .. `end` - 1 of a block for all queries of a group.
-    template <int levels> struct Filter {
-        const Block& block;
-        const Queries& queries;
-        Group& group;
-        uint64_t* counters;  // of Plane, [queries, levels + 1]: kept from one segment of triples to the next
-        int64_t begin, end;
-        Plane there;  // the block's codes that exist
-
-        template <bool first, bool last> void run() const {
-            const Plane* vectors = block.vectors();
-            Plane* saved = reinterpret_cast<Plane*>(counters);
-            Plane* within = reinterpret_cast<Plane*>(group.within.get());
-            const int32_t* limits = group.limits.get();
-            const Pick* picks = queries.picks(group.first);
-            const int64_t count = static_cast<int64_t>(group.hits.size()), triples = queries.triples();
-            for (int64_t i = 0; i < count; ++i, picks += triples, saved += first && last ? 0 : levels + 1) {
-                Counters<levels> sums;
-                if constexpr (first) {
-                    sums.start(limits[i]);
-                } else {
-                    sums.load(saved);
-                }
-                sums.add(vectors, picks, begin, end);
-                if constexpr (last) {
-                    within[i] = there & ~sums.overflowed();
-                } else {
-                    sums.save(saved);
-                }
-            }
-        }
-    };
-
-    template <int levels> void filter_blocks(int64_t first, int64_t last, int64_t slice) {
+    void search_blocks(int64_t first, int64_t last, int64_t slice) {
         Block block(database_);
-        Group group(first, last - first, bits_, asked_);
-        const int64_t triples = queries_.triples();
-        const int64_t segment = blocks_of(blocks_of(triples, blocks_of(triples, SEGMENT_TRIPLES)), 8) * 8;
-        Buffer<uint64_t> counters(segment < triples ? (last - first) * (levels + 1) * BLOCK_WORDS : 0);
+        Together queries(first, last - first, bits_, asked_);
         const int64_t begin = slice * rows_, end = std::min(database_.rows, begin + rows_);
         for (int64_t start = begin; start < end; start += BLOCK_CODES) {
             const int64_t count = std::min<int64_t>(BLOCK_CODES, end - start);
             block.fill(start, count);
-            if ((start - begin) % (16 * BLOCK_CODES) == 0) refresh(group);
-            for (int64_t t = 0; t < triples; t += segment) {
-                const int64_t stop = std::min(triples, t + segment);
-                const Filter<levels> filter{block, queries_, group, counters.get(), t, stop, Block::there(count)};
-                // Four loops rather than one that asks: the counters stay in registers.
-                if (t == 0 && stop == triples) filter.template run<true, true>();
-                if (t == 0 && stop < triples) filter.template run<true, false>();
-                if (t > 0 && stop < triples) filter.template run<false, false>();
-                if (t > 0 && stop == triples) filter.template run<false, true>();
+            if ((start - begin) % (16 * BLOCK_CODES) == 0) {  // what other slices have found since
+                for (size_t i = 0; i < queries.hits.size(); ++i) set_limit(queries, i);
             }
-            resolve(group, start);
+            groups_.filter(block.planes(), first, last, queries.masks.get(), queries.within.get());
+            resolve(queries, start, Block::there(count));
         }
         for (int64_t i = first; i < last; ++i) {
-            found(i, slice) = std::move(group.hits[static_cast<size_t>(i - first)].hits);
+            found(i, slice) = std::move(queries.hits[static_cast<size_t>(i - first)].hits);
         }
     }
 
-    // What other slices have found since.
-    void refresh(Group& group) {
-        for (size_t i = 0; i < group.hits.size(); ++i) {
-            const int64_t limit = group.hits[i].limit(limits_[static_cast<size_t>(group.first) + i]);
-            group.limits[static_cast<int64_t>(i)] = static_cast<int32_t>(limit);
-        }
+    void set_limit(Together& queries, size_t i) const {
+        const int64_t query = queries.first + static_cast<int64_t>(i);
+        const int64_t limit = queries.hits[i].limit(limits_[static_cast<size_t>(query)]);
+        if (limit == queries.limits[i]) return;
+        queries.limits[i] = limit;
+        groups_.set_limit(query, limit, queries.masks.get() + static_cast<int64_t>(i) * QueryGroups::MASKS);
     }
 
     // Hits of a block, whose first code is `start`, as distances. Most words of bits are zero in no order that a
     // processor could foresee, so they are first passed over without a branch.
-    void resolve(Group& group, int64_t start) {
+    void resolve(Together& queries, int64_t start, Plane there) {
         int64_t count = 0;
-        for (size_t i = 0; i < group.hits.size(); ++i) {
-            const uint64_t* bits = group.within.get() + static_cast<int64_t>(i) * BLOCK_WORDS;
+        for (size_t i = 0; i < queries.hits.size(); ++i) {
+            const uint64_t* bits = queries.within.get() + static_cast<int64_t>(i) * BLOCK_WORDS;
             for (int lane = 0; lane < BLOCK_WORDS; ++lane) {
-                group.words[count] = {static_cast<int32_t>(i), 64 * lane, bits[lane]};
-                count += bits[lane] != 0;
+                const uint64_t found = bits[lane] & there[lane];
+                queries.words[count] = {static_cast<int32_t>(i), 64 * lane, found};
+                count += found != 0;
             }
         }
         codes_.with_width([&](auto width) {
             for (int64_t w = 0; w < count; ++w) {
-                const typename Group::Word& word = group.words[w];
-                const int64_t query = group.first + word.query;
-                SliceHits<nearest>& list = group.hits[static_cast<size_t>(word.query)];
-                const uint64_t* wanted = queries_.words(query);
+                const typename Together::Word& word = queries.words[w];
+                const size_t i = static_cast<size_t>(word.query);
+                const uint64_t* wanted = queries_.words(queries.first + word.query);
                 for (uint64_t bits = word.bits; bits != 0; bits &= bits - 1) {
                     const int64_t index = start + word.start + __builtin_ctzll(bits);
-                    list.offer(codes_.template distance<decltype(width)::value>(index, wanted), index);
+                    queries.hits[i].offer(codes_.template distance<decltype(width)::value>(index, wanted), index);
                 }
-                std::atomic<int32_t>& shared = limits_[static_cast<size_t>(query)];
-                if (list.trim(group.sort, shared)) {
-                    group.limits[word.query] = static_cast<int32_t>(list.limit(shared));
+                if (queries.hits[i].trim(queries.sort, limits_[static_cast<size_t>(queries.first) + i])) {
+                    set_limit(queries, i);
                 }
             }
         });
@@ -439,10 +367,11 @@ private:
     int64_t bits_, asked_, count_;
     bool batched_;
     Queries queries_;
+    QueryGroups groups_;
     int threads_;
     std::vector<std::atomic<int32_t>>
         limits_;  // per query: a distance that k codes are known (or thought) to lie within
-    int64_t group_ = 1, slices_ = 1, rows_ = 0;
+    int64_t together_ = 1, slices_ = 1, rows_ = 0;  // queries and codes of a task
     std::vector<std::vector<Hit>> found_;  // [Q, slices]
 };
 
