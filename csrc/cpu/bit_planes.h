@@ -34,8 +34,8 @@ static MINERLIB_INLINE Plane plane_of(uint64_t mask) { return Plane{} + mask; }
 #if MINERLIB_ISA_LEVEL >= 2
 // Three inputs are one instruction; bit 4 x + 2 y + z of `table` is the result.
 template <int table> static MINERLIB_INLINE Plane logic(Plane x, Plane y, Plane z) {
-    return reinterpret_cast<Plane>(_mm512_ternarylogic_epi64(
-        reinterpret_cast<__m512i>(x), reinterpret_cast<__m512i>(y), reinterpret_cast<__m512i>(z), table));
+    return reinterpret_cast<Plane>(_mm512_ternarylogic_epi64(reinterpret_cast<__m512i>(x), reinterpret_cast<__m512i>(y),
+                                                             reinterpret_cast<__m512i>(z), table));
 }
 
 // Two vectors to be added to a third.
@@ -66,8 +66,16 @@ static MINERLIB_INLINE void add_and_subtract(Plane x, Plane y, Plane& carry, Pla
     borrow = logic<0x8E>(x, y, borrow);
 }
 
+// choice ? x : y, bit by bit
+static MINERLIB_INLINE Plane choose(Plane choice, Plane x, Plane y) { return logic<0xCA>(choice, x, y); }
+
 // choice ? x & y : x | y
 static MINERLIB_INLINE Plane both_or_either(Plane choice, Plane x, Plane y) { return logic<0x8E>(choice, x, y); }
+
+static MINERLIB_INLINE bool any(Plane bits) {
+    const __m512i x = reinterpret_cast<__m512i>(bits);
+    return _mm512_test_epi64_mask(x, x) != 0;
+}
 #else
 // Two vectors to be added to a third: `one` of them and where they differ. With that, two additions to the same total
 // take eight instructions and give their carries in the same form, where two full adders would take ten.
@@ -104,14 +112,31 @@ static MINERLIB_INLINE void add_and_subtract(Plane x, Plane y, Plane& carry, Pla
     borrow = (~differ & borrow) | (~x & y);
 }
 
-// choice ? x & y : x | y
+#if MINERLIB_ISA_LEVEL == 1
+// choice ? x : y, byte by byte
+static MINERLIB_INLINE Plane choose(Plane choice, Plane x, Plane y) {
+    return reinterpret_cast<Plane>(_mm256_blendv_epi8(reinterpret_cast<__m256i>(y), reinterpret_cast<__m256i>(x),
+                                                      reinterpret_cast<__m256i>(choice)));
+}
+#endif
+
+// choice ? x & y : x | y; choice is all ones or zero.
 static MINERLIB_INLINE Plane both_or_either(Plane choice, Plane x, Plane y) {
 #if MINERLIB_ISA_LEVEL == 1
-    return reinterpret_cast<Plane>(_mm256_blendv_epi8(reinterpret_cast<__m256i>(x | y),
-                                                      reinterpret_cast<__m256i>(x & y),
-                                                      reinterpret_cast<__m256i>(choice)));
+    return choose(choice, x & y, x | y);
 #else
     return (x & y) | (~choice & (x | y));
+#endif
+}
+
+static MINERLIB_INLINE bool any(Plane bits) {
+#if MINERLIB_ISA_LEVEL == 1
+    const __m256i x = reinterpret_cast<__m256i>(bits);
+    return _mm256_testz_si256(x, x) == 0;
+#else
+    uint64_t either = 0;
+    for (int lane = 0; lane < BLOCK_WORDS; ++lane) either |= bits[lane];
+    return either != 0;
 #endif
 }
 #endif
@@ -122,56 +147,88 @@ static MINERLIB_INLINE Plane add_one(Plane& total, Plane bit) {
     return carry;
 }
 
-// Transposes the 64 x 64 bits of every lane: afterwards bit i of a[j] is what bit j of a[i] was.
-static inline void transpose_bits(Plane* a) {
-    uint64_t mask = 0x00000000FFFFFFFF;
-#pragma GCC unroll 6
-    for (int width = 32; width > 0; width >>= 1) {
-        for (int i = 0; i < 64; i = ((i | width) + 1) & ~width) {
-            const Plane swapped = ((a[i] >> width) ^ a[i | width]) & mask;
-            a[i | width] ^= swapped;
-            a[i] ^= swapped << width;
-        }
-        mask ^= mask << (width / 2);
+// Exchanges the bits of a at odd multiples of `width` with those of b at even ones: a step of a transposition.
+template <int width> static MINERLIB_INLINE void exchange(Plane& a, Plane& b) {
+    constexpr uint64_t even = ~uint64_t{0} / ((uint64_t{1} << width) + 1);
+#if MINERLIB_ISA_LEVEL >= 1
+    if constexpr (MINERLIB_ISA_LEVEL >= 2 || width >= 8) {
+        const Plane up = b << width, down = a >> width;
+        a = choose(plane_of(even), a, up);
+        b = choose(plane_of(even), down, b);
+        return;
     }
+#endif
+    const Plane swapped = ((a >> width) ^ b) & even;
+    b ^= swapped;
+    a ^= swapped << width;
 }
 
-// Every plane of a block and its opposite, behind one of zeros.
+// Two steps for vectors `apart`, 2 `apart` and 3 `apart` behind each other; apart is the narrower step's width.
+template <int apart> static MINERLIB_INLINE void exchange_four(Plane* a) {
+    exchange<2 * apart>(a[0], a[2 * apart]);
+    exchange<2 * apart>(a[apart], a[3 * apart]);
+    exchange<apart>(a[0], a[apart]);
+    exchange<apart>(a[2 * apart], a[3 * apart]);
+}
+
+// Every plane of a block and its opposite, behind one of zeros. Code c of the block is bit c / BLOCK_WORDS of lane
+// c % BLOCK_WORDS.
 class Block {
 public:
     explicit Block(const Codes& codes)
-        : source_(codes), bits_(8 * codes.bytes), planes_((1 + 2 * bits_) * BLOCK_WORDS) {}
+        : source_(codes), bits_(8 * codes.bytes), planes_((1 + 2 * bits_) * BLOCK_WORDS),
+          words_(BLOCK_CODES * source_.words) {}
 
     // Where a plane lies, in words; 0 is where the zeros lie.
     static int64_t place(int64_t bit, bool opposite) { return (1 + 2 * bit + opposite) * BLOCK_WORDS; }
 
     // Takes codes first .. first + count - 1; the places behind them hold zero codes.
     void fill(int64_t first, int64_t count) {
+        source_.rows(first, count, words_.get());
+        std::fill(words_.get() + count * source_.words, words_.get() + BLOCK_CODES * source_.words, 0);
         Plane* out = reinterpret_cast<Plane*>(planes_.get());
         *out++ = Plane{};
         for (int64_t w = 0; w < source_.words; ++w) {
             Plane rows[64];
-            uint64_t* in = reinterpret_cast<uint64_t*>(rows);
-            for (int64_t bit = 0; bit < 64; ++bit) {
-                for (int64_t c = bit; c < BLOCK_CODES; c += 64) *in++ = c < count ? source_.word(first + c, w) : 0;
+            const uint64_t* in = words_.get() + w;
+            for (Plane& row : rows) {
+                for (int lane = 0; lane < BLOCK_WORDS; ++lane, in += source_.words) row[lane] = *in;
             }
-            transpose_bits(rows);
+            for (int i = 0; i < 16; ++i) exchange_four<16>(rows + i);
+            for (int i = 0; i < 64; i += 16) {
+                for (int j = i; j < i + 4; ++j) exchange_four<4>(rows + j);
+            }
             const int64_t left = std::min<int64_t>(64, bits_ - 64 * w);
-            for (int64_t bit = 0; bit < left; ++bit) {
-                *out++ = rows[bit];
-                *out++ = ~rows[bit];
+            for (int64_t bit = 0; bit < left; bit += 4) {
+                exchange_four<1>(rows + bit);
+                for (int64_t b = bit; b < bit + 4; ++b) {
+                    *out++ = rows[b];
+                    *out++ = ~rows[b];
+                }
             }
         }
     }
 
-    // The bits of the block's first `count` codes: code c is bit c % 64 of lane c / 64.
+    // The bits of the block's first `count` codes.
     static Plane there(int64_t count) {
         Plane out;
         for (int lane = 0; lane < BLOCK_WORDS; ++lane) {
-            const int64_t left = std::clamp<int64_t>(count - 64 * lane, 0, 64);
-            out[lane] = left == 64 ? ~uint64_t{0} : (uint64_t{1} << left) - 1;
+            const int64_t ones = (count - lane + BLOCK_WORDS - 1) / BLOCK_WORDS;
+            out[lane] = ones >= 64 ? ~uint64_t{0} : (uint64_t{1} << std::max<int64_t>(ones, 0)) - 1;
         }
         return out;
+    }
+
+    // Calls visit(code) for the codes of a block whose bits are set, in order.
+    template <class Visit> static void each(Plane bits, const Visit& visit) {
+        uint64_t any = 0;
+        for (int lane = 0; lane < BLOCK_WORDS; ++lane) any |= bits[lane];
+        for (; any != 0; any &= any - 1) {
+            const int bit = __builtin_ctzll(any);
+            for (int lane = 0; lane < BLOCK_WORDS; ++lane) {
+                if (bits[lane] >> bit & 1) visit(BLOCK_WORDS * bit + lane);
+            }
+        }
     }
 
     const uint64_t* planes() const { return planes_.get(); }
@@ -180,6 +237,7 @@ private:
     CodeWords source_;
     int64_t bits_;
     Buffer<uint64_t> planes_;  // of Plane
+    Buffer<uint64_t> words_;   // [BLOCK_CODES, words]
 };
 
 // A bit-sliced number below 2^width.

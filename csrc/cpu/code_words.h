@@ -52,6 +52,10 @@ public:
     // `count` rows, one behind the other.
     void rows(int64_t first, int64_t count, uint64_t* out) const {
         int64_t r = 0;
+        if (bytes_ % 8 == 0) {
+            std::memcpy(out, data_ + first * bytes_, static_cast<size_t>(count * bytes_));
+            return;
+        }
         if (words == 1) {  // the common short codes
             const uint64_t mask = bytes_ == 8 ? ~uint64_t{0} : (uint64_t{1} << 8 * bytes_) - 1;
             const uint8_t* p = data_ + first * bytes_;

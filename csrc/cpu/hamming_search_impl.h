@@ -198,10 +198,10 @@ public:
 private:
     static constexpr int64_t LEAST_QUERIES = 12;  // fewer do not pay for transposing the database
     static constexpr int64_t MOST_STEP = 4096;
-    static constexpr int64_t LEAST_TOGETHER = 3 * QueryGroups::ALIGNMENT;   // queries that share a block's planes
+    static constexpr int64_t LEAST_TOGETHER = 3 * QueryGroups::ALIGNMENT;  // queries that share a block's planes
     static constexpr int64_t MOST_TOGETHER = 43 * QueryGroups::ALIGNMENT;  // whose places stay in the cache
-    static constexpr int64_t LEAST_SLICE = 16384;               // codes
-    static constexpr int64_t MOST_WAITING = int64_t{64} << 20;  // bytes of hits that wait to be merged
+    static constexpr int64_t LEAST_SLICE = 16384;                          // codes
+    static constexpr int64_t MOST_WAITING = int64_t{64} << 20;             // bytes of hits that wait to be merged
 
     // Enough tasks for all threads; sliced queries keep up to k hits in every slice until they are merged.
     void plan() {
@@ -282,29 +282,23 @@ private:
     // The queries first .. first + count - 1 in one slice.
     struct Together {
         Together(int64_t first_query, int64_t count, int64_t bits, int64_t asked)
-            : first(first_query), hits(static_cast<size_t>(count)), limits(static_cast<size_t>(count), -2),
-              masks(padded(count) * QueryGroups::MASKS), within(padded(count) * BLOCK_WORDS),
-              words(count * BLOCK_WORDS), sort(bits) {
+            : first(first_query), hits(static_cast<size_t>(count)), limits(count),
+              masks(padded(count) * QueryGroups::MASKS), within(padded(count) * BLOCK_WORDS), found(count), sort(bits) {
             for (auto& list : hits) list.reset(bits, asked);
             std::fill_n(masks.get(), masks.size(), 0);
+            std::fill_n(limits.get(), count, -2);
         }
 
         static int64_t padded(int64_t count) {
             return blocks_of(count, QueryGroups::ALIGNMENT) * QueryGroups::ALIGNMENT;
         }
 
-        // 64 codes, from code `start` of the block on, of which a query wants those whose bits are set.
-        struct Word {
-            int32_t query, start;
-            uint64_t bits;
-        };
-
         int64_t first;
         std::vector<SliceHits<nearest>> hits;
-        std::vector<int64_t> limits;
+        Buffer<int64_t> limits;   // that the masks hold; -2 for none yet
         Buffer<uint64_t> masks;   // of the limits, [queries, MASKS]
         Buffer<uint64_t> within;  // of Plane: the block's codes within each query's limit
-        Buffer<Word> words;
+        Buffer<int32_t> found;    // of the first so many queries some codes of the block are wanted
         CountingSort sort;
     };
 
@@ -316,7 +310,7 @@ private:
             const int64_t count = std::min<int64_t>(BLOCK_CODES, end - start);
             block.fill(start, count);
             if ((start - begin) % (16 * BLOCK_CODES) == 0) {  // what other slices have found since
-                for (size_t i = 0; i < queries.hits.size(); ++i) set_limit(queries, i);
+                for (int64_t i = 0; i < last - first; ++i) set_limit(queries, i);
             }
             groups_.filter(block.planes(), first, last, queries.masks.get(), queries.within.get());
             resolve(queries, start, Block::there(count));
@@ -326,38 +320,33 @@ private:
         }
     }
 
-    void set_limit(Together& queries, size_t i) const {
-        const int64_t query = queries.first + static_cast<int64_t>(i);
-        const int64_t limit = queries.hits[i].limit(limits_[static_cast<size_t>(query)]);
+    void set_limit(Together& queries, int64_t i) const {
+        const int64_t query = queries.first + i;
+        const int64_t limit = queries.hits[static_cast<size_t>(i)].limit(limits_[static_cast<size_t>(query)]);
         if (limit == queries.limits[i]) return;
         queries.limits[i] = limit;
-        groups_.set_limit(query, limit, queries.masks.get() + static_cast<int64_t>(i) * QueryGroups::MASKS);
+        groups_.set_limit(query, limit, queries.masks.get() + i * QueryGroups::MASKS);
     }
 
-    // Hits of a block, whose first code is `start`, as distances. Most words of bits are zero in no order that a
-    // processor could foresee, so they are first passed over without a branch.
+    // Hits of a block, whose first code is `start`, as distances. Most queries have none, in no order that a processor
+    // could foresee, so they are first passed over without a branch.
     void resolve(Together& queries, int64_t start, Plane there) {
+        const Plane* within = reinterpret_cast<const Plane*>(queries.within.get());
         int64_t count = 0;
         for (size_t i = 0; i < queries.hits.size(); ++i) {
-            const uint64_t* bits = queries.within.get() + static_cast<int64_t>(i) * BLOCK_WORDS;
-            for (int lane = 0; lane < BLOCK_WORDS; ++lane) {
-                const uint64_t found = bits[lane] & there[lane];
-                queries.words[count] = {static_cast<int32_t>(i), 64 * lane, found};
-                count += found != 0;
-            }
+            queries.found[count] = static_cast<int32_t>(i);
+            count += minerlib::MINERLIB_ISA::any(within[i]);
         }
         codes_.with_width([&](auto width) {
-            for (int64_t w = 0; w < count; ++w) {
-                const typename Together::Word& word = queries.words[w];
-                const size_t i = static_cast<size_t>(word.query);
-                const uint64_t* wanted = queries_.words(queries.first + word.query);
-                for (uint64_t bits = word.bits; bits != 0; bits &= bits - 1) {
-                    const int64_t index = start + word.start + __builtin_ctzll(bits);
-                    queries.hits[i].offer(codes_.template distance<decltype(width)::value>(index, wanted), index);
-                }
-                if (queries.hits[i].trim(queries.sort, limits_[static_cast<size_t>(queries.first) + i])) {
-                    set_limit(queries, i);
-                }
+            for (int64_t f = 0; f < count; ++f) {
+                const int64_t i = queries.found[f], query = queries.first + i;
+                SliceHits<nearest>& list = queries.hits[static_cast<size_t>(i)];
+                const uint64_t* wanted = queries_.words(query);
+                Block::each(within[i] & there, [&](int64_t code) {
+                    const int64_t index = start + code;
+                    list.offer(codes_.template distance<decltype(width)::value>(index, wanted), index);
+                });
+                if (list.trim(queries.sort, limits_[static_cast<size_t>(query)])) set_limit(queries, i);
             }
         });
     }
@@ -372,7 +361,7 @@ private:
     std::vector<std::atomic<int32_t>>
         limits_;  // per query: a distance that k codes are known (or thought) to lie within
     int64_t together_ = 1, slices_ = 1, rows_ = 0;  // queries and codes of a task
-    std::vector<std::vector<Hit>> found_;  // [Q, slices]
+    std::vector<std::vector<Hit>> found_;           // [Q, slices]
 };
 
 // A query's hits of all slices, in the order of their indices.

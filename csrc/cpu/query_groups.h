@@ -1,8 +1,8 @@
 // Which codes of a block lie within a distance of each of three or four queries.
 //
 // Where two queries agree in a bit, the bit adds the same to both distances; where they differ, it adds x to one and
-// 1 - x to the other. So the bits are sorted into 2^(m - 1) classes by which of a group's m queries differ there from the
-// first one, and every class is summed up once. With S_c the sum of class c, of planes xor the bits of query 0,
+// 1 - x to the other. So the bits are sorted into 2^(m - 1) classes by which of a group's m queries differ there from
+// the first one, and every class is summed up once. With S_c the sum of class c, of planes xor the bits of query 0,
 //
 //     distance to query j = sum over classes of S_c, or of n_c - S_c where query j differs.
 //
@@ -78,8 +78,8 @@ public:
         for (int i = 0; i < MASKS; ++i) masks[i] = uint64_t{0} - static_cast<uint64_t>((limit + 1 + raised) >> i & 1);
     }
 
-    // For queries `first` to `last` - 1, of which the first is a multiple of ALIGNMENT: which codes of a block lie within
-    // their limits. masks: [queries, MASKS]; within: of Plane, for whole groups.
+    // For queries `first` to `last` - 1, of which the first is a multiple of ALIGNMENT: which codes of a block lie
+    // within their limits. masks: [queries, MASKS]; within: of Plane, for whole groups.
     void filter(const uint64_t* planes, int64_t first, int64_t last, const uint64_t* masks, uint64_t* within) const {
         for (int64_t q = first; q < last; q += size_, masks += size_ * MASKS, within += size_ * BLOCK_WORDS) {
             const int64_t g = q / size_;
