@@ -171,8 +171,8 @@ template <int apart> static MINERLIB_INLINE void exchange_four(Plane* a) {
     exchange<apart>(a[2 * apart], a[3 * apart]);
 }
 
-// Every plane of a block and its opposite, behind one of zeros. Code c of the block is bit c / BLOCK_WORDS of lane
-// c % BLOCK_WORDS.
+// Every plane of a block and its opposite, behind one of zeros. Code c of the block is bit c % 64 of lane
+// c / 64.
 class Block {
 public:
     explicit Block(const Codes& codes)
@@ -192,7 +192,8 @@ public:
             Plane rows[64];
             const uint64_t* in = words_.get() + w;
             for (Plane& row : rows) {
-                for (int lane = 0; lane < BLOCK_WORDS; ++lane, in += source_.words) row[lane] = *in;
+                for (int lane = 0; lane < BLOCK_WORDS; ++lane) row[lane] = in[64 * lane * source_.words];
+                in += source_.words;
             }
             for (int i = 0; i < 16; ++i) exchange_four<16>(rows + i);
             for (int i = 0; i < 64; i += 16) {
@@ -213,22 +214,10 @@ public:
     static Plane there(int64_t count) {
         Plane out;
         for (int lane = 0; lane < BLOCK_WORDS; ++lane) {
-            const int64_t ones = (count - lane + BLOCK_WORDS - 1) / BLOCK_WORDS;
-            out[lane] = ones >= 64 ? ~uint64_t{0} : (uint64_t{1} << std::max<int64_t>(ones, 0)) - 1;
+            const int64_t left = std::clamp<int64_t>(count - 64 * lane, 0, 64);
+            out[lane] = left == 64 ? ~uint64_t{0} : (uint64_t{1} << left) - 1;
         }
         return out;
-    }
-
-    // Calls visit(code) for the codes of a block whose bits are set, in order.
-    template <class Visit> static void each(Plane bits, const Visit& visit) {
-        uint64_t any = 0;
-        for (int lane = 0; lane < BLOCK_WORDS; ++lane) any |= bits[lane];
-        for (; any != 0; any &= any - 1) {
-            const int bit = __builtin_ctzll(any);
-            for (int lane = 0; lane < BLOCK_WORDS; ++lane) {
-                if (bits[lane] >> bit & 1) visit(BLOCK_WORDS * bit + lane);
-            }
-        }
     }
 
     const uint64_t* planes() const { return planes_.get(); }

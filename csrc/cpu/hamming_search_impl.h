@@ -29,20 +29,21 @@ class CountingSort {
 public:
     explicit CountingSort(int64_t bits) : starts_(static_cast<size_t>(bits) + 2) {}
 
-    // `first` hits of least distance (all of them if there are fewer) into `out`, in order; returns how many.
-    int64_t sort(const std::vector<Hit>& hits, int64_t first, Hit* out) {
-        count(hits);
-        const int64_t total = std::min<int64_t>(first, static_cast<int64_t>(hits.size()));
-        for (const Hit hit : hits) {
-            const int64_t place = starts_[static_cast<size_t>(hit_distance(hit))]++;
-            if (place < total) out[place] = hit;
+    // Calls place(p, hit) for the `first` hits of least distance (all if there are fewer) of lists one behind the
+    // other, p being a hit's place in their order.
+    template <class Place> void sort(const std::vector<Hit>* lists, int64_t count, int64_t first, const Place& place) {
+        start(lists, count);
+        for (int64_t l = 0; l < count; ++l) {
+            for (const Hit hit : lists[l]) {
+                const int64_t p = starts_[static_cast<size_t>(hit_distance(hit))]++;
+                if (p < first) place(p, hit);
+            }
         }
-        return total;
     }
 
     // Leaves the first k hits, in the order of their indices; returns the distance of the k-th.
     int64_t keep_first(std::vector<Hit>& hits, int64_t k) {
-        count(hits);
+        start(&hits, 1);
         int64_t kth = 0;
         while (starts_[static_cast<size_t>(kth) + 1] < k) ++kth;
         int64_t room = k - starts_[static_cast<size_t>(kth)];  // for hits at that distance
@@ -56,10 +57,12 @@ public:
     }
 
 private:
-    // starts_[d]: how many hits are nearer than d.
-    void count(const std::vector<Hit>& hits) {
+    // Makes starts_[d] the number of hits nearer than d.
+    void start(const std::vector<Hit>* lists, int64_t count) {
         std::fill(starts_.begin(), starts_.end(), 0);
-        for (const Hit hit : hits) ++starts_[static_cast<size_t>(hit_distance(hit)) + 1];
+        for (int64_t l = 0; l < count; ++l) {
+            for (const Hit hit : lists[l]) ++starts_[static_cast<size_t>(hit_distance(hit)) + 1];
+        }
         for (size_t d = 1; d < starts_.size(); ++d) starts_[d] += starts_[d - 1];
     }
 
@@ -116,46 +119,34 @@ private:
     size_t full_ = 0;
 };
 
-// Limits that about twice k codes of the database lie within, from a sample of it. They may turn out too low, so
-// that less than k hits are found; those queries are searched again without.
-class SampledLimits {
+// A sample of a database. The distance of a query's `rank`-th nearest code in it is a limit that about twice k codes of
+// the database lie within, or too low a one in rare cases.
+class Sample {
 public:
-    SampledLimits(const Codes& database, int64_t k) : codes_(database), bits_(8 * database.bytes) {
+    Sample(const Codes& database, int64_t k) : bytes_(database.bytes) {
         const int64_t m = database.rows;
         if (k > m / 4) return;
         size_ = std::clamp<int64_t>(16 * m / k, 2048, std::max<int64_t>(2048, m / 16));
         if (size_ > m / 4) size_ = 0;
         const double expected = static_cast<double>(size_) * static_cast<double>(k) / static_cast<double>(m);
-        rank_ = static_cast<int64_t>(expected + 4.0 * std::sqrt(expected) + 1.0);
-        words_.resize(size_ * codes_.words);
+        rank = static_cast<int64_t>(expected + 4.0 * std::sqrt(expected) + 1.0);
+        data_.resize(size_ * bytes_);
         uint64_t state = 0x9E3779B97F4A7C15;
         for (int64_t i = 0; i < size_; ++i) {  // one code of every stretch, at random: periodic data must not matter
             state = state * 6364136223846793005 + 1442695040888963407;
             const int64_t first = i * m / size_, stretch = (i + 1) * m / size_ - first;
-            codes_.row(first + static_cast<int64_t>((state >> 33) % static_cast<uint64_t>(stretch)),
-                       words_.get() + i * codes_.words);
+            const int64_t row = first + static_cast<int64_t>((state >> 33) % static_cast<uint64_t>(stretch));
+            std::copy_n(database.data + row * bytes_, bytes_, data_.get() + i * bytes_);
         }
     }
 
-    bool any() const { return size_ > 0; }
+    int64_t rank = 0;  // 0: sampling does not pay
 
-    int64_t limit(const uint64_t* query, std::vector<int64_t>& counts) const {
-        counts.assign(static_cast<size_t>(bits_) + 1, 0);
-        const uint64_t* code = words_.get();
-        for (int64_t i = 0; i < size_; ++i, code += codes_.words) {
-            int64_t distance = 0;
-            for (int64_t w = 0; w < codes_.words; ++w) distance += count_bits(code[w] ^ query[w]);
-            ++counts[static_cast<size_t>(distance)];
-        }
-        int64_t within = 0, distance = 0;
-        while ((within += counts[static_cast<size_t>(distance)]) < rank_ && distance < bits_) ++distance;
-        return distance;
-    }
+    Codes codes() const { return {data_.get(), size_, bytes_}; }
 
 private:
-    CodeWords codes_;
-    int64_t bits_, size_ = 0, rank_ = 0;
-    Buffer<uint64_t> words_;  // [size, words]
+    int64_t bytes_, size_ = 0;
+    Buffer<uint8_t> data_;
 };
 
 // Runs all queries over all slices of the database for their k nearest codes, or (nearest = false) those within a
@@ -163,19 +154,35 @@ private:
 template <bool nearest> class Scan {
 public:
     Scan(const Codes& queries, const Codes& database, int64_t asked, int threads)
-        : database_(database), codes_(database), bits_(8 * database.bytes), asked_(asked), count_(queries.rows),
-          batched_(queries.rows >= LEAST_QUERIES && bits_ <= QueryGroups::MOST_BITS), queries_(queries),
-          groups_(queries_.words(0), queries_.width, batched_ ? count_ : 0, bits_), threads_(threads),
-          limits_(static_cast<size_t>(queries.rows)) {
+        : wanted_(queries), database_(database), codes_(database), bits_(8 * database.bytes), asked_(asked),
+          count_(queries.rows), batched_(queries.rows >= LEAST_QUERIES && bits_ <= QueryGroups::MOST_BITS),
+          queries_(queries), groups_(queries_.words(0), queries_.width, batched_ ? count_ : 0, bits_),
+          threads_(threads), limits_(static_cast<size_t>(queries.rows)) {
         for (auto& limit : limits_) limit.store(static_cast<int32_t>(bits_), std::memory_order_relaxed);
         plan();
     }
 
-    int64_t slices() const { return slices_; }
+    // Calls place(query, p, hit) for the `first` nearest hits of every query (all if there are fewer), p being a hit's
+    // place in the order of a query's, and start(query, count) before; forgets them.
+    template <class Start, class Place> void each_sorted(int64_t first, const Start& start, const Place& place) {
+        constexpr int64_t together = 16;  // queries
+        parallel_for(threads_, blocks_of(count_, together), [&](int64_t group) {
+            CountingSort sort(bits_);
+            for (int64_t i = group * together; i < std::min(count_, (group + 1) * together); ++i) {
+                std::vector<Hit>* lists = &found_[static_cast<size_t>(i * slices_)];
+                start(i, hits(i));
+                sort.sort(lists, slices_, first, [&](int64_t p, Hit hit) { place(i, p, hit); });
+                for (int64_t slice = 0; slice < slices_; ++slice) std::vector<Hit>().swap(lists[slice]);
+            }
+        });
+    }
 
-    // Hits of a query in a slice, in the order of their indices.
-    std::vector<Hit>& found(int64_t query, int64_t slice) {
-        return found_[static_cast<size_t>(query * slices_ + slice)];
+    int64_t hits(int64_t query) const {
+        int64_t count = 0;
+        for (int64_t s = 0; s < slices_; ++s) {
+            count += static_cast<int64_t>(found_[static_cast<size_t>(query * slices_ + s)].size());
+        }
+        return count;
     }
 
     void run() {
@@ -221,22 +228,20 @@ private:
     }
 
     void sample() {
-        const SampledLimits limits(database_, asked_);
-        if (!limits.any()) return;
-        parallel_for(threads_, blocks_of(count_, 16), [&](int64_t group) {
-            std::vector<int64_t> counts;
-            for (int64_t i = group * 16; i < std::min(count_, group * 16 + 16); ++i) {
-                limits_[static_cast<size_t>(i)] = static_cast<int32_t>(limits.limit(queries_.words(i), counts));
-            }
+        const Sample sample(database_, asked_);
+        if (sample.rank == 0) return;
+        Scan<true> scan(wanted_, sample.codes(), sample.rank, threads_);
+        scan.run();
+        const auto start = [](int64_t, int64_t) {};
+        scan.each_sorted(sample.rank, start, [&](int64_t query, int64_t p, Hit hit) {
+            if (p == sample.rank - 1) limits_[static_cast<size_t>(query)] = static_cast<int32_t>(hit_distance(hit));
         });
     }
 
     void search_again() {
         std::vector<int64_t> poor;
         for (int64_t i = 0; i < count_; ++i) {
-            int64_t hits = 0;
-            for (int64_t slice = 0; slice < slices_; ++slice) hits += static_cast<int64_t>(found(i, slice).size());
-            if (hits >= asked_) continue;
+            if (hits(i) >= asked_) continue;
             limits_[static_cast<size_t>(i)] = static_cast<int32_t>(bits_);
             poor.push_back(i);
         }
@@ -276,14 +281,15 @@ private:
                 hits.trim(sort, shared);
             }
         });
-        found(query, slice) = std::move(hits.hits);
+        found_[static_cast<size_t>(query * slices_ + slice)] = std::move(hits.hits);
     }
 
     // The queries first .. first + count - 1 in one slice.
     struct Together {
         Together(int64_t first_query, int64_t count, int64_t bits, int64_t asked)
             : first(first_query), hits(static_cast<size_t>(count)), limits(count),
-              masks(padded(count) * QueryGroups::MASKS), within(padded(count) * BLOCK_WORDS), found(count), sort(bits) {
+              masks(padded(count) * QueryGroups::MASKS), within(padded(count) * BLOCK_WORDS), some(count),
+              words(count * BLOCK_WORDS), sort(bits) {
             for (auto& list : hits) list.reset(bits, asked);
             std::fill_n(masks.get(), masks.size(), 0);
             std::fill_n(limits.get(), count, -2);
@@ -293,12 +299,19 @@ private:
             return blocks_of(count, QueryGroups::ALIGNMENT) * QueryGroups::ALIGNMENT;
         }
 
+        // 64 codes, from code `start` of the block on, of which a query wants those whose bits are set.
+        struct Word {
+            int32_t query, start;
+            uint64_t bits;
+        };
+
         int64_t first;
         std::vector<SliceHits<nearest>> hits;
         Buffer<int64_t> limits;   // that the masks hold; -2 for none yet
         Buffer<uint64_t> masks;   // of the limits, [queries, MASKS]
         Buffer<uint64_t> within;  // of Plane: the block's codes within each query's limit
-        Buffer<int32_t> found;    // of the first so many queries some codes of the block are wanted
+        Buffer<int32_t> some;     // queries that want codes of the block, and
+        Buffer<Word> words;       // which
         CountingSort sort;
     };
 
@@ -316,7 +329,8 @@ private:
             resolve(queries, start, Block::there(count));
         }
         for (int64_t i = first; i < last; ++i) {
-            found(i, slice) = std::move(queries.hits[static_cast<size_t>(i - first)].hits);
+            std::vector<Hit>& found = queries.hits[static_cast<size_t>(i - first)].hits;
+            found_[static_cast<size_t>(i * slices_ + slice)] = std::move(found);
         }
     }
 
@@ -328,30 +342,38 @@ private:
         groups_.set_limit(query, limit, queries.masks.get() + i * QueryGroups::MASKS);
     }
 
-    // Hits of a block, whose first code is `start`, as distances. Most queries have none, in no order that a processor
-    // could foresee, so they are first passed over without a branch.
+    // Hits of a block, whose first code is `start`, as distances. Most words of bits are zero in no order that a
+    // processor could foresee, so they are first passed over without a branch: those of a query, then each.
     void resolve(Together& queries, int64_t start, Plane there) {
         const Plane* within = reinterpret_cast<const Plane*>(queries.within.get());
-        int64_t count = 0;
+        int64_t some = 0, count = 0;
         for (size_t i = 0; i < queries.hits.size(); ++i) {
-            queries.found[count] = static_cast<int32_t>(i);
-            count += minerlib::MINERLIB_ISA::any(within[i]);
+            queries.some[some] = static_cast<int32_t>(i);
+            some += any(within[i]);
+        }
+        for (int64_t s = 0; s < some; ++s) {
+            const Plane found = within[queries.some[s]] & there;
+            for (int lane = 0; lane < BLOCK_WORDS; ++lane) {
+                queries.words[count] = {queries.some[s], 64 * lane, found[lane]};
+                count += found[lane] != 0;
+            }
         }
         codes_.with_width([&](auto width) {
-            for (int64_t f = 0; f < count; ++f) {
-                const int64_t i = queries.found[f], query = queries.first + i;
-                SliceHits<nearest>& list = queries.hits[static_cast<size_t>(i)];
+            for (int64_t w = 0; w < count; ++w) {
+                const typename Together::Word& word = queries.words[w];
+                const int64_t query = queries.first + word.query;
+                SliceHits<nearest>& list = queries.hits[static_cast<size_t>(word.query)];
                 const uint64_t* wanted = queries_.words(query);
-                Block::each(within[i] & there, [&](int64_t code) {
-                    const int64_t index = start + code;
+                for (uint64_t bits = word.bits; bits != 0; bits &= bits - 1) {
+                    const int64_t index = start + word.start + __builtin_ctzll(bits);
                     list.offer(codes_.template distance<decltype(width)::value>(index, wanted), index);
-                });
-                if (list.trim(queries.sort, limits_[static_cast<size_t>(query)])) set_limit(queries, i);
+                }
+                if (list.trim(queries.sort, limits_[static_cast<size_t>(query)])) set_limit(queries, word.query);
             }
         });
     }
 
-    Codes database_;
+    Codes wanted_, database_;
     CodeWords codes_;
     int64_t bits_, asked_, count_;
     bool batched_;
@@ -361,38 +383,19 @@ private:
     std::vector<std::atomic<int32_t>>
         limits_;  // per query: a distance that k codes are known (or thought) to lie within
     int64_t together_ = 1, slices_ = 1, rows_ = 0;  // queries and codes of a task
-    std::vector<std::vector<Hit>> found_;           // [Q, slices]
+    std::vector<std::vector<Hit>> found_;           // [Q, slices], each in the order of the indices
 };
-
-// A query's hits of all slices, in the order of their indices.
-template <bool nearest> static std::vector<Hit> merge(Scan<nearest>& scan, int64_t query) {
-    std::vector<Hit> all = std::move(scan.found(query, 0));
-    for (int64_t slice = 1; slice < scan.slices(); ++slice) {
-        std::vector<Hit>& more = scan.found(query, slice);
-        all.insert(all.end(), more.begin(), more.end());
-        std::vector<Hit>().swap(more);
-    }
-    return all;
-}
-
-static constexpr int64_t MERGED_TOGETHER = 16;  // queries
 
 void hamming_search(const Codes& queries, const Codes& database, int64_t k, int threads, int32_t* distances,
                     int64_t* indices) {
     Scan<true> scan(queries, database, k, threads);
     scan.run();
-    parallel_for(threads, blocks_of(queries.rows, MERGED_TOGETHER), [&](int64_t group) {
-        CountingSort sort(8 * database.bytes);
-        Buffer<Hit> sorted(k);
-        const int64_t last = std::min(queries.rows, (group + 1) * MERGED_TOGETHER);
-        for (int64_t i = group * MERGED_TOGETHER; i < last; ++i) {
-            const std::vector<Hit> hits = merge(scan, i);
-            if (sort.sort(hits, k, sorted.get()) != k) throw std::logic_error("hamming_search: hits are missing");
-            for (int64_t j = 0; j < k; ++j) {
-                distances[i * k + j] = static_cast<int32_t>(hit_distance(sorted[j]));
-                indices[i * k + j] = hit_index(sorted[j]);
-            }
-        }
+    const auto start = [&](int64_t, int64_t hits) {
+        if (hits < k) throw std::logic_error("hamming_search: hits are missing");
+    };
+    scan.each_sorted(k, start, [&](int64_t query, int64_t p, Hit hit) {
+        distances[query * k + p] = static_cast<int32_t>(hit_distance(hit));
+        indices[query * k + p] = hit_index(hit);
     });
 }
 
@@ -400,15 +403,11 @@ void hamming_range(const Codes& queries, const Codes& database, int64_t radius, 
     Scan<false> scan(queries, database, radius, threads);
     scan.run();
     out.resize(static_cast<size_t>(queries.rows));
-    parallel_for(threads, blocks_of(queries.rows, MERGED_TOGETHER), [&](int64_t group) {
-        CountingSort sort(8 * database.bytes);
-        const int64_t last = std::min(queries.rows, (group + 1) * MERGED_TOGETHER);
-        for (int64_t i = group * MERGED_TOGETHER; i < last; ++i) {
-            const std::vector<Hit> hits = merge(scan, i);
-            std::vector<Hit>& sorted = out[static_cast<size_t>(i)];
-            sorted.resize(hits.size());
-            sort.sort(hits, static_cast<int64_t>(hits.size()), sorted.data());
-        }
+    const auto start = [&](int64_t query, int64_t hits) {
+        out[static_cast<size_t>(query)].resize(static_cast<size_t>(hits));
+    };
+    scan.each_sorted(INT64_MAX, start, [&](int64_t query, int64_t p, Hit hit) {
+        out[static_cast<size_t>(query)][static_cast<size_t>(p)] = hit;
     });
 }
 
