@@ -154,6 +154,25 @@ def test_very_long_codes(bits: int, backend: Running) -> None:
 
 
 @FAST
+@pytest.mark.parametrize("bits", [5, 96, 97, 1020, 2100, 8184])
+def test_queries_that_agree_or_differ_in_all_bits(bits: int, backend: Running) -> None:
+    """Kernels that share sums among queries sort the bits by where these differ: here all go to one place."""
+    rng = np.random.default_rng(bits)
+    database = random_codes(rng, 300, bits)
+    queries = np.where(rng.random((29, 1)) < 0.5, database[:1], ~database[:1])
+    e = Expected(
+        queries,
+        database,
+        reference.hamming_distance(queries, database),
+        reference.hamming_search(queries, database, len(database)),
+    )
+    for k in (1, 10, 300):
+        assert_search(minerlib.hamming_search(queries, database, k, backend=backend.name), e, k)
+    for radius in (0, bits // 2, bits):
+        assert_range(minerlib.hamming_range(queries, database, radius, backend=backend.name), e, radius)
+
+
+@FAST
 @pytest.mark.parametrize("queries", [1, 13])
 @pytest.mark.parametrize("kind", ["random", "duplicates", "few distinct", "descending", "ends"])
 def test_many_rows(kind: str, queries: int, backend: Running) -> None:

@@ -184,16 +184,25 @@ public:
 
     // Takes codes first .. first + count - 1; the places behind them hold zero codes.
     void fill(int64_t first, int64_t count) {
-        source_.rows(first, count, words_.get());
-        std::fill(words_.get() + count * source_.words, words_.get() + BLOCK_CODES * source_.words, 0);
+        const uint8_t* bytes = source_.whole(first);  // read as they lie, if they can be
+        if (bytes == nullptr || count < BLOCK_CODES) {
+            source_.rows(first, count, words_.get());
+            std::fill(words_.get() + count * source_.words, words_.get() + BLOCK_CODES * source_.words, 0);
+            bytes = reinterpret_cast<const uint8_t*>(words_.get());
+        }
+        const int64_t stride = 8 * source_.words;
         Plane* out = reinterpret_cast<Plane*>(planes_.get());
         *out++ = Plane{};
         for (int64_t w = 0; w < source_.words; ++w) {
             Plane rows[64];
-            const uint64_t* in = words_.get() + w;
+            const uint8_t* in = bytes + 8 * w;
             for (Plane& row : rows) {
-                for (int lane = 0; lane < BLOCK_WORDS; ++lane) row[lane] = in[64 * lane * source_.words];
-                in += source_.words;
+                for (int lane = 0; lane < BLOCK_WORDS; ++lane) {
+                    uint64_t word;
+                    std::memcpy(&word, in + 64 * lane * stride, 8);
+                    row[lane] = word;
+                }
+                in += stride;
             }
             for (int i = 0; i < 16; ++i) exchange_four<16>(rows + i);
             for (int i = 0; i < 64; i += 16) {

@@ -49,6 +49,9 @@ public:
         for (int64_t w = 0; w < words; ++w) out[w] = word(row, w);
     }
 
+    // A row whose words, and those of the rows behind it, can be read where they lie, or null.
+    const uint8_t* whole(int64_t row) const { return bytes_ % 8 == 0 ? data_ + row * bytes_ : nullptr; }
+
     // `count` rows, one behind the other.
     void rows(int64_t first, int64_t count, uint64_t* out) const {
         int64_t r = 0;

@@ -29,16 +29,19 @@ class CountingSort {
 public:
     explicit CountingSort(int64_t bits) : starts_(static_cast<size_t>(bits) + 2) {}
 
-    // Calls place(p, hit) for the `first` hits of least distance (all if there are fewer) of lists one behind the
-    // other, p being a hit's place in their order.
-    template <class Place> void sort(const std::vector<Hit>* lists, int64_t count, int64_t first, const Place& place) {
+    // The `first` hits of least distance (all if there are fewer) of lists one behind the other, in order, and how
+    // many.
+    const Hit* sort(const std::vector<Hit>* lists, int64_t count, int64_t first, int64_t* total) {
         start(lists, count);
+        *total = std::min(first, starts_.back());
+        sorted_.resize(*total + 1);  // the last place takes all hits that are too many: cheaper than to ask
         for (int64_t l = 0; l < count; ++l) {
             for (const Hit hit : lists[l]) {
-                const int64_t p = starts_[static_cast<size_t>(hit_distance(hit))]++;
-                if (p < first) place(p, hit);
+                const int64_t place = starts_[static_cast<size_t>(hit_distance(hit))]++;
+                sorted_[std::min(place, *total)] = hit;
             }
         }
+        return sorted_.get();
     }
 
     // Leaves the first k hits, in the order of their indices; returns the distance of the k-th.
@@ -67,6 +70,7 @@ private:
     }
 
     std::vector<int64_t> starts_;
+    Buffer<Hit> sorted_;
 };
 
 // The queries' words.
@@ -87,10 +91,12 @@ private:
 // Hits of one query in one slice: the best k of them, or all within the radius.
 template <bool nearest> class SliceHits {
 public:
-    void reset(int64_t bits, int64_t asked) {
+    // expected: how many hits there may be, at a guess.
+    void reset(int64_t bits, int64_t asked, int64_t expected) {
         asked_ = asked;
         own_limit_ = nearest ? bits : std::min(bits, asked);
         full_ = nearest ? static_cast<size_t>(asked + std::max<int64_t>(asked, 64)) : SIZE_MAX;
+        if (nearest) hits.reserve(std::min(full_ + 64, static_cast<size_t>(expected)));
     }
 
     // The greatest distance that is still wanted; `shared` is one that k codes are known to lie within.
@@ -131,12 +137,14 @@ public:
         const double expected = static_cast<double>(size_) * static_cast<double>(k) / static_cast<double>(m);
         rank = static_cast<int64_t>(expected + 4.0 * std::sqrt(expected) + 1.0);
         data_.resize(size_ * bytes_);
-        uint64_t state = 0x9E3779B97F4A7C15;
-        for (int64_t i = 0; i < size_; ++i) {  // one code of every stretch, at random: periodic data must not matter
+        // One code of every stretch, at random: periodic data must not matter.
+        uint64_t state = 0x9E3779B97F4A7C15, first = 0;
+        for (int64_t i = 0; i < size_; ++i) {
+            const uint64_t next = static_cast<uint64_t>((i + 1) * m / size_);
             state = state * 6364136223846793005 + 1442695040888963407;
-            const int64_t first = i * m / size_, stretch = (i + 1) * m / size_ - first;
-            const int64_t row = first + static_cast<int64_t>((state >> 33) % static_cast<uint64_t>(stretch));
+            const int64_t row = static_cast<int64_t>(first + (state >> 32) * (next - first) / (uint64_t{1} << 32));
             std::copy_n(database.data + row * bytes_, bytes_, data_.get() + i * bytes_);
+            first = next;
         }
     }
 
@@ -162,16 +170,16 @@ public:
         plan();
     }
 
-    // Calls place(query, p, hit) for the `first` nearest hits of every query (all if there are fewer), p being a hit's
-    // place in the order of a query's, and start(query, count) before; forgets them.
-    template <class Start, class Place> void each_sorted(int64_t first, const Start& start, const Place& place) {
+    // Calls take(query, hits, count) with the `first` nearest hits of every query (all if there are fewer), in order.
+    template <class Take> void each_sorted(int64_t first, const Take& take) {
         constexpr int64_t together = 16;  // queries
         parallel_for(threads_, blocks_of(count_, together), [&](int64_t group) {
             CountingSort sort(bits_);
             for (int64_t i = group * together; i < std::min(count_, (group + 1) * together); ++i) {
                 std::vector<Hit>* lists = &found_[static_cast<size_t>(i * slices_)];
-                start(i, hits(i));
-                sort.sort(lists, slices_, first, [&](int64_t p, Hit hit) { place(i, p, hit); });
+                int64_t count;
+                const Hit* hits = sort.sort(lists, slices_, first, &count);
+                take(i, hits, count);
                 for (int64_t slice = 0; slice < slices_; ++slice) std::vector<Hit>().swap(lists[slice]);
             }
         });
@@ -227,14 +235,16 @@ private:
         slices_ = std::max<int64_t>(1, blocks_of(database_.rows, rows_));
     }
 
+    // Hits of a slice, from limits that 2 k codes lie within.
+    int64_t expected() const { return 192 + asked_ * 5 / (2 * slices_); }
+
     void sample() {
         const Sample sample(database_, asked_);
         if (sample.rank == 0) return;
         Scan<true> scan(wanted_, sample.codes(), sample.rank, threads_);
         scan.run();
-        const auto start = [](int64_t, int64_t) {};
-        scan.each_sorted(sample.rank, start, [&](int64_t query, int64_t p, Hit hit) {
-            if (p == sample.rank - 1) limits_[static_cast<size_t>(query)] = static_cast<int32_t>(hit_distance(hit));
+        scan.each_sorted(sample.rank, [&](int64_t query, const Hit* hits, int64_t count) {
+            limits_[static_cast<size_t>(query)] = static_cast<int32_t>(hit_distance(hits[count - 1]));
         });
     }
 
@@ -255,7 +265,7 @@ private:
         std::atomic<int32_t>& shared = limits_[static_cast<size_t>(query)];
         CountingSort sort(bits_);
         SliceHits<nearest> hits;
-        hits.reset(bits_, asked_);
+        hits.reset(bits_, asked_, expected());
         codes_.with_width([&](auto width) {
             const int64_t end = std::min(database_.rows, (slice + 1) * rows_);
             bool dense = false;           // many hits: the next one is not worth a search
@@ -286,11 +296,11 @@ private:
 
     // The queries first .. first + count - 1 in one slice.
     struct Together {
-        Together(int64_t first_query, int64_t count, int64_t bits, int64_t asked)
+        Together(int64_t first_query, int64_t count, int64_t bits, int64_t asked, int64_t expected)
             : first(first_query), hits(static_cast<size_t>(count)), limits(count),
               masks(padded(count) * QueryGroups::MASKS), within(padded(count) * BLOCK_WORDS), some(count),
               words(count * BLOCK_WORDS), sort(bits) {
-            for (auto& list : hits) list.reset(bits, asked);
+            for (auto& list : hits) list.reset(bits, asked, expected);
             std::fill_n(masks.get(), masks.size(), 0);
             std::fill_n(limits.get(), count, -2);
         }
@@ -317,7 +327,7 @@ private:
 
     void search_blocks(int64_t first, int64_t last, int64_t slice) {
         Block block(database_);
-        Together queries(first, last - first, bits_, asked_);
+        Together queries(first, last - first, bits_, asked_, expected());
         const int64_t begin = slice * rows_, end = std::min(database_.rows, begin + rows_);
         for (int64_t start = begin; start < end; start += BLOCK_CODES) {
             const int64_t count = std::min<int64_t>(BLOCK_CODES, end - start);
@@ -390,12 +400,10 @@ void hamming_search(const Codes& queries, const Codes& database, int64_t k, int 
                     int64_t* indices) {
     Scan<true> scan(queries, database, k, threads);
     scan.run();
-    const auto start = [&](int64_t, int64_t hits) {
-        if (hits < k) throw std::logic_error("hamming_search: hits are missing");
-    };
-    scan.each_sorted(k, start, [&](int64_t query, int64_t p, Hit hit) {
-        distances[query * k + p] = static_cast<int32_t>(hit_distance(hit));
-        indices[query * k + p] = hit_index(hit);
+    scan.each_sorted(k, [&](int64_t query, const Hit* hits, int64_t count) {
+        if (count != k) throw std::logic_error("hamming_search: hits are missing");
+        for (int64_t j = 0; j < k; ++j) distances[query * k + j] = static_cast<int32_t>(hit_distance(hits[j]));
+        for (int64_t j = 0; j < k; ++j) indices[query * k + j] = hit_index(hits[j]);
     });
 }
 
@@ -403,11 +411,8 @@ void hamming_range(const Codes& queries, const Codes& database, int64_t radius, 
     Scan<false> scan(queries, database, radius, threads);
     scan.run();
     out.resize(static_cast<size_t>(queries.rows));
-    const auto start = [&](int64_t query, int64_t hits) {
-        out[static_cast<size_t>(query)].resize(static_cast<size_t>(hits));
-    };
-    scan.each_sorted(INT64_MAX, start, [&](int64_t query, int64_t p, Hit hit) {
-        out[static_cast<size_t>(query)][static_cast<size_t>(p)] = hit;
+    scan.each_sorted(INT64_MAX, [&](int64_t query, const Hit* hits, int64_t count) {
+        out[static_cast<size_t>(query)].assign(hits, hits + count);
     });
 }
 
