@@ -196,7 +196,10 @@ public:
         for (int64_t w = 0; w < source_.words; ++w) {
             Plane rows[64];
             const uint8_t* in = bytes + 8 * w;
+            const uint8_t* next = bytes + BLOCK_CODES * stride + w * static_cast<int64_t>(sizeof rows);
             for (Plane& row : rows) {
+                __builtin_prefetch(next, 0, 2);  // the next block; an address beyond the end does no harm
+                next += sizeof row;
                 for (int lane = 0; lane < BLOCK_WORDS; ++lane) {
                     uint64_t word;
                     std::memcpy(&word, in + 64 * lane * stride, 8);

@@ -163,7 +163,7 @@ template <bool nearest> class Scan {
 public:
     Scan(const Codes& queries, const Codes& database, int64_t asked, int threads)
         : wanted_(queries), database_(database), codes_(database), bits_(8 * database.bytes), asked_(asked),
-          count_(queries.rows), batched_(queries.rows >= LEAST_QUERIES && bits_ <= QueryGroups::MOST_BITS),
+          count_(queries.rows), batched_(queries.rows >= least_queries(bits_) && bits_ <= QueryGroups::MOST_BITS),
           queries_(queries), groups_(queries_.words(0), queries_.width, batched_ ? count_ : 0, bits_),
           threads_(threads), limits_(static_cast<size_t>(queries.rows)) {
         for (auto& limit : limits_) limit.store(static_cast<int32_t>(bits_), std::memory_order_relaxed);
@@ -211,7 +211,9 @@ public:
     }
 
 private:
-    static constexpr int64_t LEAST_QUERIES = 12;  // fewer do not pay for transposing the database
+    // Fewer queries do not pay for transposing the database, least of all where single codes are counted fast.
+    static int64_t least_queries(int64_t bits) { return bits > 128 ? 4 : bits > 64 ? 6 : 12; }
+
     static constexpr int64_t MOST_STEP = 4096;
     static constexpr int64_t LEAST_TOGETHER = 3 * QueryGroups::ALIGNMENT;  // queries that share a block's planes
     static constexpr int64_t MOST_TOGETHER = 43 * QueryGroups::ALIGNMENT;  // whose places stay in the cache
