@@ -21,7 +21,7 @@ from minerlib.inputs import Relevance
 TIES = ("index", "expected", "script")
 
 _COUNTS = 1 << 18  # distances counted at a time, 2 MB a table of them
-_PAIRS = 1 << 26  # pairs ranked at a time
+_PAIRS = 1 << 26  # pairs ranked at a time, unless a backend says otherwise
 _DISTANCES = 1 << 20  # distances held at a time, 4 MB
 _WEIGHTS = 1 << 17  # probabilities held at a time, 1 MB
 
@@ -137,7 +137,8 @@ def average_precision(
         whole: np.ndarray = adapter.hamming_average_precision(queries, database, relevance, cutoff)
         return whole
     out = np.empty(len(queries))
-    for rows, chunk, part in _chunks(queries, relevance, max(256, _PAIRS // len(database))):
+    pairs = getattr(adapter, "PAIRS_RANKED", _PAIRS)
+    for rows, chunk, part in _chunks(queries, relevance, max(256, pairs // len(database))):
         out[rows] = adapter.hamming_average_precision(chunk, database, part, cutoff)
     return out
 

@@ -270,8 +270,10 @@ def test_counts_and_average_precision(
         (9, 3, 65),
         (64, 12, 700),
         (129, 33, 130),
+        (9, 5, 2500),
         (248, 5, 70),
         (1025, 2, 63),
+        (8200, 1, 66),
     ):
         e = expected(kind, bits, queries, rows)
         rng = np.random.default_rng(bits)

@@ -228,6 +228,7 @@ def test_chunks_change_nothing(work, ties: str, monkeypatch: pytest.MonkeyPatch)
     whole = hamming_map(*many, k=33, ties=ties)
     for name in ("_COUNTS", "_PAIRS", "_DISTANCES"):
         monkeypatch.setattr(f"minerlib.average_precision.{name}", 300)
+    monkeypatch.setattr("minerlib.backends.native.PAIRS_RANKED", 300)
     assert hamming_map(*many, k=33, ties=ties) == whole
 
 

@@ -4,25 +4,30 @@
 // a uint8 [N, B], b uint8 [M, B] -> distances int32 [N, M]. queries uint8 [Q, B], database uint8 [M, B] -> counts int64
 // [Q, 8B + 1], how many codes (and how many relevant ones) lie at each distance; average precision float64 [Q] of the
 // ranking by (distance, index) cut at k, summed in the order of the ranks.
-// Memory: 12 to 24 bytes a relevant code of the queries in flight, at most 64 of them (MOST_IN_FLIGHT); 8 bytes a code.
+// Memory: 8 bytes a relevant code of the queries in flight, at most 64 of them (MOST_IN_FLIGHT), and 8 bytes a distance
+// and lane of theirs; 8 bytes a code.
 // Limits of the counts and ranks: M < 2^31.
 // Source: SPEC sections 5 and 8.
 #pragma once
 
 #include <algorithm>
+#include <memory>
+#include <mutex>
 #include <vector>
 
-#include "code_pieces.h"
+#include "distance_masks.h"
 #include "families.h"
 #include "memory.h"
 #include "pool.h"
+#include "relevant_rows.h"
 
 namespace minerlib {
 namespace MINERLIB_ISA {
 
 static constexpr int64_t ROWS_AT_ONCE = 8;                    // of a task
-static constexpr int TOGETHER = 4;                            // queries whose codes are counted in turn
-static constexpr int64_t MOST_QUERIES = 64;                   // that go through the database together
+static constexpr int64_t CODES_AT_ONCE = 512;                 // that they meet, at least
+static constexpr int TOGETHER = 4;                            // queries whose precisions are added up in turn
+static constexpr int64_t MOST_QUERIES = 128;                  // that go through the database together
 static constexpr int64_t MOST_IN_FLIGHT = int64_t{16} << 20;  // bytes for them in every thread
 
 void hamming_distance(const Codes& a, const Codes& b, int threads, int32_t* out) {
@@ -46,252 +51,277 @@ void hamming_distance(const Codes& a, const Codes& b, int threads, int32_t* out)
     });
 }
 
-// Counts codes by their distances, for some queries in turn: counting one distance waits for the last count of an equal
-// one, and the others have theirs meanwhile. ranks: how many codes before were at the same distance. Stores bound it,
-// so two ranks share one.
-template <int queries, bool ranked, class Distance>
-static inline void count_codes(const Distance* distances, int64_t size, uint32_t* counts, int64_t bins,
-                               uint32_t* ranks) {
-    int64_t c = 0;
-    for (; c + 2 <= size; c += 2) {
-#pragma GCC unroll 8
-        for (int i = 0; i < queries; ++i) {
-            const Distance* two = distances + i * CODES_AT_ONCE + c;
-            const uint64_t first = counts[i * bins + two[0]]++, second = counts[i * bins + two[1]]++;
-            if constexpr (ranked) {
-                const uint64_t both = first | second << 32;
-                std::memcpy(ranks + i * CODES_AT_ONCE + c, &both, sizeof both);
-            }
-        }
-    }
-    for (int i = 0; c < size && i < queries; ++i) {
-        const uint32_t rank = counts[i * bins + distances[i * CODES_AT_ONCE + c]]++;
-        if constexpr (ranked) ranks[i * CODES_AT_ONCE + c] = rank;
-    }
-}
-
-// Queries that go through the database together, piece by piece.
-template <class Distance> class QueryGroup {
+// Queries that go through the database together, some blocks at a time.
+class QueryGroup {
 public:
-    QueryGroup(const Codes& queries, const Codes& database, const Relevance& relevance, const RelevantRows& rows,
-               int64_t first, int64_t count)
-        : first(first), count(count), database_(database), own_(relevance.own), rows_(rows),
-          pieces_(queries, first, count, database), counts_(count * bins()) {
-        std::fill_n(counts_.get(), counts_.size(), 0);
+    // The rows of the queries: order[0 .. count - 1].
+    QueryGroup(const Codes& queries, const Codes& database, const Relevance& relevance, const RelevantRows& relevant,
+               const int64_t* order, int64_t count)
+        : order(order), count(count), own_(relevance.own), relevant_(relevant), lanes_(database.rows),
+          blocks_(database, lanes_), width_((database.bytes + 7) / 8), words_(count * width_),
+          places_(count * blocks_.places()) {
+        const CodeWords source(queries);
+        for (int64_t i = 0; i < count; ++i) {
+            source.row(order[i], words_.get() + i * width_);
+            blocks_.place(words(i), places_.get() + i * blocks_.places());
+        }
     }
 
-    // A bin for every distance, and one for the query's own row, where that is left out.
-    int64_t bins() const { return 8 * database_.bytes + 2; }
+    // The words of the i-th query.
+    const uint64_t* words(int64_t i) const { return words_.get() + i * width_; }
 
-    const uint32_t* counts(int64_t i) const { return counts_.get() + i * bins(); }
-
-    // Relevant codes of a piece.
-    struct Hits {
-        const int32_t* rows;
-        int64_t count;
-        int64_t start;              // of the piece
-        const Distance* distances;  // of the piece's codes
-        const uint32_t* ranks;      // how many codes before are at the same distance
-    };
-
-    // Counts the codes at each distance to every query; calls body(i, hits) with those of query first + i in each
-    // piece.
-    template <bool ranked, class Body> void scan(const Body& body) {
+    // Calls body(i, planes, there, relevant, hits) for the i-th query and every block, in the order of the lanes'
+    // rows. planes: of the distances; there, relevant: the places of the rows that are ranked and of the relevant
+    // ones; hits: those, if they are to be listed.
+    template <bool listed, class Body> void scan(const Body& body) {
         std::vector<RelevantRows::Cursor> cursors;
-        std::vector<RelevantRows::Rows> taken(static_cast<size_t>(count));
-        std::vector<int64_t> alike;  // the first query of the same class
+        std::vector<int64_t> alike;  // the first query to which the same rows are relevant
         for (int64_t i = 0; i < count; ++i) {
-            cursors.push_back(rows_.start(first + i));
-            int64_t other = 0;
-            while (!rows_.alike(first + i, first + other)) ++other;
-            alike.push_back(other);
+            cursors.push_back(relevant_.start(order[i]));
+            alike.push_back(i > 0 && relevant_.alike(order[i], order[alike.back()]) ? alike.back() : i);
         }
-        Distance distances[TOGETHER * CODES_AT_ONCE];
-        int32_t scratch[CODES_AT_ONCE];
-        uint32_t ranks[ranked ? TOGETHER * CODES_AT_ONCE : 1];
-        for (int64_t start = 0; start < database_.rows; start += CODES_AT_ONCE) {
-            const int64_t size = std::min(CODES_AT_ONCE, database_.rows - start);
-            pieces_.read(start, size);
-            for (int64_t i = 0; i < count; i += TOGETHER) {
-                const int64_t together = std::min<int64_t>(TOGETHER, count - i);
-                for (int64_t t = 0; t < together; ++t) {
-                    pieces_.to_query(i + t, distances + t * CODES_AT_ONCE);
-                    const int64_t own = first + i + t - start;
-                    if (own_ && own >= 0 && own < size) {
-                        distances[t * CODES_AT_ONCE + own] = static_cast<Distance>(bins() - 1);
+        Plane planes[BlockDistances::MOST_PLANES], taken[BlockDistances::MOST_AT_ONCE];
+        RelevantCodes codes[BlockDistances::MOST_AT_ONCE], others;
+        for (int64_t first = 0; first < lanes_.blocks(); first += blocks_.at_once) {
+            const int64_t size = std::min(lanes_.blocks() - first, blocks_.at_once);
+            blocks_.read(first, first + size);
+            for (int64_t i = 0; i < count; ++i) {
+                if (alike[static_cast<size_t>(i)] == i) {
+                    for (int64_t b = 0; b < size; ++b) {
+                        taken[b] = relevant_.take(cursors[static_cast<size_t>(i)], first + b);
+                        if constexpr (listed) relevant_.list(first + b, taken[b], codes[b]);
                     }
                 }
-                uint32_t* counts = counts_.get() + i * bins();
-                if (together == TOGETHER) {
-                    count_codes<TOGETHER, ranked>(distances, size, counts, bins(), ranks);
-                } else {
-                    for (int64_t t = 0; t < together; ++t) {
-                        count_codes<1, ranked>(distances + t * CODES_AT_ONCE, size, counts + t * bins(), bins(),
-                                               ranked ? ranks + t * CODES_AT_ONCE : ranks);
+                for (int64_t b = 0; b < size; ++b) {
+                    blocks_.to_query(b, words(i), places_.get() + i * blocks_.places(), planes);
+                    const int own = own_ ? lanes_.place(order[i], first + b) : -1;
+                    if (own < 0) {
+                        body(i, planes, blocks_.there(b), taken[b], codes[b]);
+                        continue;
                     }
-                }
-                for (int64_t t = 0; t < together; ++t) {
-                    const size_t query = static_cast<size_t>(i + t);
-                    if (alike[query] == i + t) taken[query] = rows_.take(cursors[query], start, size, scratch);
-                    const RelevantRows::Rows rows = taken[static_cast<size_t>(alike[query])];
-                    const int64_t place = t * CODES_AT_ONCE;
-                    body(i + t, Hits{rows.begin, rows.count, start, distances + place, ranked ? ranks + place : ranks});
+                    Plane rest = ~Plane{};
+                    rest[own / 64] ^= uint64_t{1} << own % 64;
+                    if constexpr (listed) relevant_.list(first + b, taken[b] & rest, others);
+                    body(i, planes, blocks_.there(b) & rest, taken[b] & rest, others);
                 }
             }
         }
     }
 
-    const int64_t first, count;
+    // Of the distances.
+    int planes() const { return blocks_.planes(); }
+
+    // At least as many rows as are relevant to any of the queries.
+    int64_t most() const { return relevant_.most(); }
+
+    const int64_t* order;
+    const int64_t count;
 
 private:
-    Codes database_;
     bool own_;
-    const RelevantRows& rows_;
-    PieceDistances<Distance> pieces_;
-    Buffer<uint32_t> counts_;  // [queries, bins]
+    const RelevantRows& relevant_;
+    Lanes64 lanes_;
+    BlockDistances blocks_;
+    int64_t width_;
+    Buffer<uint64_t> words_;   // [queries, width]
+    Buffer<uint16_t> places_;  // [queries, places]
 };
 
 // Calls body(group, scratch) for groups of all queries, in parallel; scratch: of type Scratch, for one call after the
-// other. `bytes`: what a query needs in flight.
+// other. bytes: what a query needs in flight; row_bytes: for each row that may be relevant to it.
 template <class Scratch, class Body>
 static void for_query_groups(const Codes& queries, const Codes& database, const Relevance& relevance, int64_t bytes,
-                             int threads, const Body& body) {
-    const RelevantRows rows(relevance, queries.rows, database.rows);
+                             int64_t row_bytes, int threads, const Body& body) {
+    const RelevantRows rows(relevance, queries, database);
     const auto whole = [](int64_t count) { return (count + TOGETHER - 1) / TOGETHER * TOGETHER; };
-    const int64_t fitting = std::clamp<int64_t>(MOST_IN_FLIGHT / bytes, TOGETHER, MOST_QUERIES);
+    const int64_t fitting =
+        std::clamp<int64_t>(MOST_IN_FLIGHT / (bytes + row_bytes * rows.most()), TOGETHER, MOST_QUERIES);
     const int64_t step = whole(std::clamp<int64_t>(queries.rows / (4 * threads), TOGETHER, fitting));
-    const int64_t groups = (queries.rows + step - 1) / step, tasks = std::min<int64_t>(groups, 8 * threads);
-    parallel_for(threads, tasks, [&](int64_t task) {
-        Scratch scratch;
-        for (int64_t first = task * step; first < queries.rows; first += tasks * step) {
-            const int64_t count = std::min(step, queries.rows - first);
-            if (8 * database.bytes + 1 <= UINT8_MAX) {
-                body(QueryGroup<uint8_t>(queries, database, relevance, rows, first, count), scratch);
-            } else {
-                body(QueryGroup<int32_t>(queries, database, relevance, rows, first, count), scratch);
+    std::mutex mutex;
+    std::vector<std::unique_ptr<Scratch>> idle;
+    parallel_for(threads, (queries.rows + step - 1) / step, [&](int64_t task) {
+        std::unique_ptr<Scratch> scratch;
+        {
+            std::lock_guard<std::mutex> lock(mutex);
+            if (!idle.empty()) {
+                scratch = std::move(idle.back());
+                idle.pop_back();
             }
         }
+        if (!scratch) scratch = std::make_unique<Scratch>();
+        const int64_t first = task * step, count = std::min(step, queries.rows - first);
+        body(QueryGroup(queries, database, relevance, rows, rows.order.data() + first, count), *scratch);
+        std::lock_guard<std::mutex> lock(mutex);
+        idle.push_back(std::move(scratch));
     });
 }
 
 void hamming_counts(const Codes& queries, const Codes& database, const Relevance& relevance, int threads, int64_t* all,
                     int64_t* relevant) {
-    const int64_t bins = 8 * database.bytes + 1;
-    const auto count = [&](auto&& group, Buffer<uint32_t>& hits) {
-        hits.resize(group.count * (bins + 1));
-        std::fill_n(hits.get(), hits.size(), 0);
-        group.template scan<false>([&](int64_t i, const auto& piece) {
-            uint32_t* counts = hits.get() + i * (bins + 1);
-            for (int64_t h = 0; h < piece.count; ++h) ++counts[piece.distances[piece.rows[h] - piece.start]];
+    const int64_t bins = 8 * database.bytes + 1, counted = bins_of(database.bytes);
+    const auto count = [&](auto&& group, Buffer<uint64_t>& scratch) {  // [queries, counted, LANES] of all, of relevant
+        scratch.resize(2 * group.count * counted * LANES);
+        std::fill_n(scratch.get(), scratch.size(), 0);
+        Plane* sums = reinterpret_cast<Plane*>(scratch.get());
+        Plane* found = sums + group.count * counted;
+        group.template scan<false>([&](int64_t i, const Plane* planes, Plane there, Plane wanted, const auto&) {
+            Plane *own_sums = sums + i * counted, *own_found = found + i * counted;
+            const auto add = [=](int64_t d, Plane mask) {
+                own_sums[d] += count_lanes(mask);
+                own_found[d] += count_lanes(mask & wanted);
+            };
+            DistanceMasks(planes, group.planes(), there, add);
         });
+        const auto total = [](Plane lanes) {
+            uint64_t sum = 0;
+            for (int lane = 0; lane < LANES; ++lane) sum += lanes[lane];
+            return static_cast<int64_t>(sum);
+        };
         for (int64_t i = 0; i < group.count; ++i) {
             for (int64_t d = 0; d < bins; ++d) {
-                all[(group.first + i) * bins + d] = group.counts(i)[d];
-                relevant[(group.first + i) * bins + d] = hits[i * (bins + 1) + d];
+                all[group.order[i] * bins + d] = total(sums[i * counted + d]);
+                relevant[group.order[i] * bins + d] = total(found[i * counted + d]);
             }
         }
     };
-    for_query_groups<Buffer<uint32_t>>(queries, database, relevance, 12 * bins, threads, count);
+    const int64_t bytes = 16 * counted * LANES;
+    for_query_groups<Buffer<uint64_t>>(queries, database, relevance, bytes, 0, threads, count);
 }
 
 namespace {
 
-// A query's relevant codes in the order of their indices.
-struct Ranking {
-    std::vector<int32_t> distances;
-    std::vector<uint64_t> places;  // at that distance, before it: relevant codes (high half) and all
-    size_t count = 0;              // of both, which may be longer
-    std::vector<uint32_t> counts;  // of relevant codes at each distance
-
-    void reset(size_t bins) {
-        count = 0;
-        counts.assign(bins, 0);
-    }
-
-    template <class Hits> void add(const Hits& hits) {
-        const size_t more = static_cast<size_t>(hits.count);
-        if (distances.size() < count + more) {
-            distances.resize(2 * (count + more));
-            places.resize(2 * (count + more));
-        }
-        int32_t* distance = distances.data() + count;
-        uint64_t* place = places.data() + count;
-        uint32_t* next = counts.data();
-        const auto* in = hits.distances - hits.start;
-        const uint32_t* ranks = hits.ranks - hits.start;
-        for (size_t h = 0; h < more; ++h) {
-            const int64_t j = hits.rows[h];
-            const size_t d = static_cast<size_t>(in[j]);
-            distance[h] = static_cast<int32_t>(d);
-            place[h] = uint64_t{next[d]++} << 32 | ranks[j];
-        }
-        count += more;
-    }
-
-    // The ranks of the hits, ascending; returns how many are among the first k. all [bins]: codes at each distance, the
-    // last of them none.
-    int64_t ranks(const uint32_t* all, int64_t k, std::vector<uint64_t>& starts, std::vector<double>& out) const {
-        starts.assign(counts.size(), 1);  // of a distance: place of its first relevant code (high half), its first rank
-        for (size_t d = 1; d < starts.size(); ++d) {
-            starts[d] = starts[d - 1] + (uint64_t{counts[d - 1]} << 32) + all[d - 1];
-        }
-        if (out.size() < count) out.resize(2 * count);
-        for (size_t h = 0; h < count; ++h) {
-            const uint64_t place = starts[static_cast<size_t>(distances[h])] + places[h];
-            out[place >> 32] = static_cast<int32_t>(place & 0xFFFFFFFF);
-        }
-        const auto end = out.begin() + static_cast<int64_t>(starts.back() >> 32);
-        return std::upper_bound(out.begin(), end, static_cast<double>(k)) - out.begin();
-    }
-};
-
-// Scratch for a group of queries.
+// Scratch for a group of queries, and for some of them in turn.
 struct Rankings {
-    std::vector<Ranking> of_query;
-    std::vector<uint64_t> starts;
-    std::vector<double> ranks[TOGETHER];
+    Buffer<uint64_t> found;  // [queries, most]: a relevant code's group, distance * LANES + lane, in the high half,
+    std::vector<int64_t> counts;  // and in the low one how many codes come before it there. counts [queries]
+    Buffer<uint64_t> sums;        // [queries, bins, LANES]: codes in each group
+    Buffer<uint64_t> starts;      // [bins, LANES]: the first place of each group in the ranking
+    Buffer<uint64_t> hits;        // a bit for every place
+    Buffer<int32_t> ranks;        // [most + 7, TOGETHER]: of the relevant codes, ascending
 };
 
 }  // namespace
 
-// The mean precision at the hits of some queries, whose ranks are given. Every sum is in the order of the ranks, and
-// waits for one addition after the other: the queries take turns.
-static void mean_precision(std::vector<double> (&ranks)[TOGETHER], const int64_t (&hits)[TOGETHER], int64_t queries,
-                           double* out) {
-    double sums[TOGETHER] = {};
-    double* precisions[TOGETHER];
-    for (int64_t i = 0; i < TOGETHER; ++i) {
-        double* values = precisions[i] = ranks[i].data();
-        for (int64_t h = 0; h < hits[i]; ++h) values[h] = static_cast<double>(static_cast<int32_t>(h) + 1) / values[h];
+// Finds the places of a block's relevant codes in their groups. masks [bins, LANES]: the block's codes in each group;
+// counts [bins, LANES]: how many have been there, up to the block's end. fixed: the words of a code, where it is not 0.
+template <int fixed>
+__attribute__((noinline)) static void find_places(const RelevantCodes& hits, const uint64_t* query, int64_t width,
+                                                  const uint64_t* masks, const uint64_t* counts, uint64_t* out) {
+    const uint64_t* code = hits.words.data();
+    const uint16_t* places = hits.places.data();
+    const int64_t size = static_cast<int64_t>(hits.places.size());
+    for (int64_t h = 0; h < size; ++h, code += fixed > 0 ? fixed : width) {
+        int64_t d = 0;
+        for (int64_t w = 0; w < (fixed > 0 ? fixed : width); ++w) d += count_bits(code[w] ^ query[w]);
+        const unsigned place = places[h];
+        const uint64_t group = static_cast<uint64_t>(d) * LANES + place / 64;
+        // Of the codes in this group so far, those of this block that are not before this one are taken off.
+        const uint64_t others = static_cast<uint64_t>(count_bits(masks[group] >> place % 64));
+        out[h] = group << 32 | (counts[group] - others);
     }
+}
+
+// The places, from 1, of the bits that are set among the first `last`, as every TOGETHER-th number of out, which has
+// room for seven more; returns how many.
+__attribute__((noinline)) static int64_t list_bits(const uint64_t* bits, int64_t last, int32_t* out) {
+    int32_t* next = out;
+    for (int64_t start = 0; start < last; start += 64) {
+        uint64_t left = bits[start / 64];
+        if (last - start < 64) left &= (uint64_t{1} << (last - start)) - 1;
+        int32_t* place = next;
+        next += TOGETHER * count_bits(left);
+        for (; place < next; place += 8 * TOGETHER) {  // eight at once: how many there are is hard to foresee
+#pragma GCC unroll 8
+            for (int i = 0; i < 8; ++i, left &= left - 1) {
+                place[i * TOGETHER] = static_cast<int32_t>(start + 1 + __builtin_ctzll(left | uint64_t{1} << 63));
+            }
+        }
+    }
+    return (next - out) / TOGETHER;
+}
+
+// The ranks of a query's relevant codes, ascending, as every TOGETHER-th number of `ranks`; returns how many are among
+// the first k of `rows`. sums [groups]: codes in each group; found [count]: relevant ones.
+__attribute__((noinline)) static int64_t rank_hits(const uint64_t* sums, int64_t groups, const uint64_t* found,
+                                                   int64_t count, int64_t rows, int64_t k, Rankings& scratch,
+                                                   int32_t* ranks) {
+    scratch.starts.resize(groups);
+    scratch.hits.resize((rows + 63) / 64);
+    uint64_t *starts = scratch.starts.get(), *hits = scratch.hits.get();
+    uint64_t start = 0;
+    for (int64_t g = 0; g < groups; ++g) {
+        starts[g] = start;
+        start += sums[g];
+    }
+    std::fill_n(hits, (rows + 63) / 64, 0);
+    for (int64_t h = 0; h < count; ++h) {
+        const uint64_t place = starts[found[h] >> 32] + (found[h] & 0xFFFFFFFF);
+        hits[place / 64] |= uint64_t{1} << place % 64;
+    }
+    return list_bits(hits, std::min(k, rows), ranks);
+}
+
+// The mean precision at the hits of some queries. Every sum is in the order of the ranks, and waits for one addition
+// after the other: the queries are the lanes of a vector. ranks [most hits, TOGETHER]
+__attribute__((noinline)) static void mean_precision(const int32_t* ranks, const int64_t (&hits)[TOGETHER],
+                                                     double (&out)[TOGETHER]) {
+    typedef double Sums __attribute__((vector_size(TOGETHER * 8)));
+    typedef int32_t Ranks __attribute__((vector_size(TOGETHER * 4), aligned(4), may_alias));
+    Sums sums = {};
     const int64_t common = *std::min_element(hits, hits + TOGETHER);
     for (int64_t h = 0; h < common; ++h) {
-        for (int64_t i = 0; i < TOGETHER; ++i) sums[i] += precisions[i][h];
+        const Ranks here = *reinterpret_cast<const Ranks*>(ranks + h * TOGETHER);
+        sums += static_cast<double>(h + 1) / __builtin_convertvector(here, Sums);
     }
-    for (int64_t i = 0; i < queries; ++i) {
-        for (int64_t h = common; h < hits[i]; ++h) sums[i] += precisions[i][h];
-        out[i] = hits[i] == 0 ? 0.0 : sums[i] / static_cast<double>(hits[i]);
+    for (int i = 0; i < TOGETHER; ++i) {
+        double sum = sums[i];
+        for (int64_t h = common; h < hits[i]; ++h) sum += static_cast<double>(h + 1) / ranks[h * TOGETHER + i];
+        out[i] = hits[i] == 0 ? 0.0 : sum / static_cast<double>(hits[i]);
     }
 }
 
 void hamming_average_precision(const Codes& queries, const Codes& database, const Relevance& relevance, int64_t k,
                                int threads, double* out) {
+    const int64_t width = (database.bytes + 7) / 8, groups = bins_of(database.bytes) * LANES;
     const auto rank = [&](auto&& group, Rankings& scratch) {
-        scratch.of_query.resize(std::max(scratch.of_query.size(), static_cast<size_t>(group.count)));
-        for (Ranking& ranking : scratch.of_query) ranking.reset(static_cast<size_t>(group.bins()));
-        group.template scan<true>(
-            [&](int64_t i, const auto& hits) { scratch.of_query[static_cast<size_t>(i)].add(hits); });
-        for (int64_t i = 0; i < group.count; i += TOGETHER) {
-            const int64_t together = std::min<int64_t>(TOGETHER, group.count - i);
-            int64_t inside[TOGETHER] = {};
-            for (int64_t t = 0; t < together; ++t) {
-                inside[t] = scratch.of_query[static_cast<size_t>(i + t)].ranks(group.counts(i + t), k, scratch.starts,
-                                                                               scratch.ranks[t]);
+        const int64_t most = group.most();
+        scratch.found.resize(group.count * most);
+        scratch.counts.assign(static_cast<size_t>(group.count), 0);
+        scratch.ranks.resize((most + 7) * TOGETHER);
+        scratch.sums.resize(group.count * groups);
+        std::fill_n(scratch.sums.get(), scratch.sums.size(), 0);
+        Buffer<uint64_t> masks(groups);
+        group.template scan<true>([&](int64_t i, const Plane* planes, Plane there, Plane, const RelevantCodes& hits) {
+            uint64_t* sums = scratch.sums.get() + i * groups;
+            Plane *own_masks = reinterpret_cast<Plane*>(masks.get()), *own_sums = reinterpret_cast<Plane*>(sums);
+            const auto add = [=](int64_t d, Plane mask) {
+                own_masks[d] = mask;
+                own_sums[d] += count_lanes(mask);
+            };
+            DistanceMasks(planes, group.planes(), there, add);
+            int64_t& count = scratch.counts[static_cast<size_t>(i)];
+            uint64_t* found = scratch.found.get() + i * most + count;
+            if (width == 1) {
+                find_places<1>(hits, group.words(i), 1, masks.get(), sums, found);
+            } else {
+                find_places<0>(hits, group.words(i), width, masks.get(), sums, found);
             }
-            mean_precision(scratch.ranks, inside, together, out + group.first + i);
+            count += static_cast<int64_t>(hits.places.size());
+        });
+        for (int64_t i = 0; i < group.count; i += TOGETHER) {
+            const int together = static_cast<int>(std::min<int64_t>(TOGETHER, group.count - i));
+            int64_t inside[TOGETHER] = {};
+            double means[TOGETHER];
+            for (int t = 0; t < together; ++t) {
+                inside[t] = rank_hits(scratch.sums.get() + (i + t) * groups, groups,
+                                      scratch.found.get() + (i + t) * most, scratch.counts[static_cast<size_t>(i + t)],
+                                      database.rows, k, scratch, scratch.ranks.get() + t);
+            }
+            mean_precision(scratch.ranks.get(), inside, means);
+            for (int t = 0; t < together; ++t) out[group.order[i + t]] = means[t];
         }
     };
-    for_query_groups<Rankings>(queries, database, relevance, 12 * database.rows, threads, rank);
+    for_query_groups<Rankings>(queries, database, relevance, 8 * groups, 8, threads, rank);
 }
 
 }  // namespace MINERLIB_ISA

@@ -25,6 +25,8 @@ except ImportError as error:
     _native = None
     _missing = f"the native extension is not built or does not load ({error})"
 
+PAIRS_RANKED = 1 << 31  # in one call of `hamming_average_precision`: about a second, and none of them is held
+
 _RULES = ("hard", "semi-hard", "random-hard", "semi-hard-nearest")
 _pinned: str | None = None
 
