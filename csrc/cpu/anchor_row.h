@@ -314,13 +314,17 @@ private:
             const int64_t last = std::min(columns_, g + GROUP);
             for (int64_t w = g; w < last; w += 64) {
                 uint64_t inside = 0, possible = 0;
-                for (int c = 0; c < 64; c += WIDTH) {  // past the last column lies padding of the buffer
-                    const FloatV v = load(values_ + w + c);
-                    uint32_t in = ~0u >> (32 - WIDTH), out = in;
-                    if (FAR) in &= mask_lt(v, far_in), out &= mask_le(v, far_out);
-                    if (NEAR) in &= mask_gt(v, near_in), out &= mask_ge(v, near_out);
-                    inside |= uint64_t{in} << c;
-                    possible |= uint64_t{out} << c;
+                for (int c = 0; c < 64; c += 4 * WIDTH) {  // past the last column lies padding of the buffer
+                    Truth in[4], out[4];
+#pragma GCC unroll 4
+                    for (int i = 0; i < 4; ++i) {
+                        const FloatV v = load(values_ + w + c + i * WIDTH);
+                        in[i] = FAR ? less(v, far_in) : greater(v, near_in);
+                        out[i] = FAR ? at_most(v, far_out) : at_least(v, near_out);
+                        if (FAR && NEAR) in[i] &= greater(v, near_in), out[i] &= at_least(v, near_out);
+                    }
+                    inside |= bits_of_four(in) << c;
+                    possible |= bits_of_four(out) << c;
                 }
                 if (last - w < 64) {
                     inside &= (uint64_t{1} << (last - w)) - 1;

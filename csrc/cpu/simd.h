@@ -71,22 +71,44 @@ static inline uint32_t mask_lt(FloatV a, FloatV b) { return bits(a < b); }
 static inline uint32_t mask_gt(FloatV a, FloatV b) { return bits(a > b); }
 #endif
 
-// Comparisons of lanes to be joined by & and | before one question to all: cheaper than a bit mask of each.
+// Comparisons of lanes to be joined by & and | before one question to all, or to many: cheaper than a bit mask of each.
 #if MINERLIB_ISA_LEVEL >= 2
 typedef uint32_t Truth;
 static inline Truth at_most(FloatV a, FloatV b) { return mask_le(a, b); }
 static inline Truth at_least(FloatV a, FloatV b) { return mask_ge(a, b); }
+static inline Truth less(FloatV a, FloatV b) { return mask_lt(a, b); }
+static inline Truth greater(FloatV a, FloatV b) { return mask_gt(a, b); }
 static inline bool any(Truth lanes) { return lanes != 0; }
 #else
 typedef IntV Truth;
 static inline Truth at_most(FloatV a, FloatV b) { return a <= b; }
 static inline Truth at_least(FloatV a, FloatV b) { return a >= b; }
+static inline Truth less(FloatV a, FloatV b) { return a < b; }
+static inline Truth greater(FloatV a, FloatV b) { return a > b; }
 #if MINERLIB_ISA_LEVEL == 1
 static inline bool any(Truth lanes) { return _mm256_movemask_ps(reinterpret_cast<__m256>(lanes)) != 0; }
 #else
 static inline bool any(Truth lanes) { return bits(lanes) != 0; }
 #endif
 #endif
+
+// A bit for every lane of four comparisons, in order.
+static inline uint64_t bits_of_four(const Truth* lanes) {
+#if MINERLIB_ISA_LEVEL == 1
+    const __m256i* in = reinterpret_cast<const __m256i*>(lanes);
+    const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(in[0], in[1]), _mm256_packs_epi32(in[2], in[3]));
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // packing went by halves of the vectors
+    return static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_permutevar8x32_epi32(bytes, order)));
+#else
+    uint64_t out = 0;
+#if MINERLIB_ISA_LEVEL >= 2
+    for (int i = 0; i < 4; ++i) out |= uint64_t{lanes[i]} << i * WIDTH;
+#else
+    for (int i = 0; i < 4; ++i) out |= uint64_t{bits(lanes[i])} << i * WIDTH;
+#endif
+    return out;
+#endif
+}
 
 // The eight float64 lanes of SPEC section 2.
 typedef double Lanes __attribute__((vector_size(64), aligned(8), may_alias));
