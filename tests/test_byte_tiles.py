@@ -1,4 +1,4 @@
-"""Rows rounded to bytes tell which values native kernels compute (csrc/cpu/near_tiles.h); no answer changes.
+"""Rows rounded to bytes tell which values native kernels compute (csrc/cpu/byte_panels.h); no answer changes.
 
 Sizes are the least at which bytes are used; the judges are kernels without them, and the reference.
 """
@@ -19,7 +19,7 @@ if "avx2" not in native.instruction_sets():
     pytest.skip("bytes are used with AVX2 alone", allow_module_level=True)
 
 Rows = tuple[np.ndarray, np.ndarray]
-QUERIES, DATABASE = 101, 4119  # whole tiles of neither
+QUERIES, DATABASE, ROWS = 101, 4119, 2051  # whole tiles of none
 
 
 @pytest.fixture(autouse=True)
@@ -133,3 +133,20 @@ def test_ranked_negatives(own: bool, multi: bool) -> None:
     np.testing.assert_array_equal(columns, expected_columns)
     np.testing.assert_array_equal(values, expected_values)
     assert (labels[columns] != classes[:, None]).all()
+
+
+@pytest.mark.parametrize("classes", [3, 60, 257])
+@pytest.mark.parametrize("kind", KINDS)
+def test_extremes(kind: Callable[[np.random.Generator], Rows], classes: int) -> None:
+    """Classes that fill tiles, that fill some, and that are weighed pair by pair."""
+    rng = np.random.default_rng(3)
+    x = np.concatenate(kind(rng))[-ROWS:].astype(np.float32)
+    labels = rng.integers(classes, size=ROWS)
+    labels[:2] = classes, classes + 1  # no positives
+    metric = "cosine" if classes == 60 else "sqeuclidean"
+    for strategy in ("batch-hard", "epen", "easy-positive"):
+        found = minerlib.mine(x, labels, strategy, metric=metric, backend="native")
+        with native.use_instruction_set("generic"):
+            expected = minerlib.mine(x, labels, strategy, metric=metric, backend="native")
+        for got, wanted in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(got, wanted)

@@ -45,7 +45,7 @@ public:
             each(16, n_, [&](int64_t i) { whole_row(i, wanted_); });
             return;
         }
-        const int64_t sharing = std::max<int64_t>(1, anchors_ / (Panel::ROWS * pair_.threads * 4));
+        const int64_t sharing = std::max<int64_t>(1, anchors_ / (Panel::ROWS * std::max(pair_.threads * 4, BLOCKS)));
         const int64_t rows = std::min(ROWS, Panel::ROWS * sharing), blocks = ceil_div(anchors_, rows);
         const int threads = static_cast<int>(std::min<int64_t>(pair_.threads, blocks));
         std::vector<std::unique_ptr<Work>> works(static_cast<size_t>(threads));
@@ -72,6 +72,7 @@ private:
     // Anchors that share a pass over the columns: many, as panels of columns come from memory; their values of one
     // piece still fit a second-level cache.
     static constexpr int64_t ROWS = 192 / Panel::ROWS * Panel::ROWS;
+    static constexpr int BLOCKS = 84;  // at least so many, as the first one of each thread is slow
 
     // What one thread works with: lists of all rows, by their positions, and the thresholds of a piece's columns.
     struct Work {
@@ -132,7 +133,7 @@ private:
 
     void start(Work& work) const {
         if constexpr (Bytes::EXISTS) {
-            if (fresh()) work.pause = PAUSE;
+            if (fresh()) work.pause = 1;
             if (coarse_ != nullptr) coarse_->start(work.coarse);
             for (int e = 0; e < 4 && coarse_ != nullptr; ++e) {
                 work.bounds[e].resize(n_);  // what no row passes, where the extremum is not wanted
@@ -258,8 +259,9 @@ private:
         return out;
     }
 
+    // Of two rows, not by their positions.
     bool same_class(int64_t i, int64_t j) const {
-        if (order_ != nullptr) return pair_.classes[row(i)] == pair_.classes[row(j)];
+        if (order_ != nullptr) return pair_.classes[i] == pair_.classes[j];
         uint64_t shared = 0;
         for (int64_t w = 0; w < pair_.words; ++w) {
             shared |= pair_.bits[i * pair_.words + w] & pair_.bits[j * pair_.words + w];
@@ -450,17 +452,23 @@ private:
 
     // Decides the given extrema of one row from canonical values alone.
     void whole_row(int64_t i, unsigned which) const {
-        Record& record = pair_.records[row(i)];
-        const bool behind = pair_.split > 0 && i < pair_.split;
+        constexpr int64_t TOGETHER = 64;
+        const int64_t own = row(i);
+        const bool behind = pair_.split > 0 && own < pair_.split;
         const int64_t first = behind ? pair_.split : 0, last = pair_.split == 0 || behind ? n_ : pair_.split;
-        for (int64_t j = first; j < last; ++j) {
-            if (j == i) continue;
-            const unsigned sides = same_class(i, j) ? which & 3u : which & 12u;
-            if (sides == 0) continue;
-            const double value = canonical_.selection(row(i), row(j));
-            if (pair_.limits != nullptr && value > limit(i)) continue;
-            for (int e = 0; e < 4; ++e) {
-                if (sides >> e & 1) improve(record, e, value, id(row(j)));
+        const bool negatives = (which & 12u) != 0;
+        for (int64_t from = first; from < last; from += TOGETHER) {
+            const int64_t count = std::min(TOGETHER, last - from);
+            double values[TOGETHER];
+            if (negatives) canonical_.row(own, from, count, values);
+            for (int64_t j = from; j < from + count; ++j) {
+                const unsigned sides = which & (same_class(own, j) ? 3u : 12u);
+                if (sides == 0 || j == own) continue;
+                const double value = negatives ? values[j - from] : canonical_.selection(own, j);
+                if (pair_.limits != nullptr && value > limit(i)) continue;
+                for (int e = 0; e < 4; ++e) {
+                    if (sides >> e & 1) improve(pair_.records[own], e, value, id(j));
+                }
             }
         }
     }

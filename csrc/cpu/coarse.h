@@ -33,6 +33,9 @@ struct CoarseEdges {
     CoarseEdges from(int64_t i) const { return {near + i, far + i, least + i}; }
 };
 
+// Which edges there are: near ones alone, near and far ones, or all three.
+enum class EdgeKinds { near, either, limited };
+
 // No such path: panels decide alone.
 template <class T, class Panel> struct Coarse {
     static constexpr bool EXISTS = false;
@@ -186,14 +189,14 @@ public:
     // Which pairs of the ROWS rows from i on, of a panel, and the columns of a block are of interest: bit 32 (r % 2) +
     // c of hits[r / 2] for row i + r and column block * COLUMNS + c. False: none is. Rows and columns beyond the last
     // are garbage.
-    template <bool LIMITED>
+    template <EdgeKinds KINDS>
     bool tile(const Buffer<uint16_t>& panels, int64_t panel, int64_t i, int64_t block, const CoarseEdges& edges,
               uint64_t* hits) const {
         static_assert(ROWS % 2 == 0 && COLUMNS == 32, "two rows to a word");
         const int64_t j = block * COLUMNS;
         __m256i found[ROWS];
-        if (!compare<LIMITED>(panels.get() + panel * ROWS * pairs_, packed_.get() + j * pairs_, pairs_,
-                              row_terms_.get() + i, column_terms_.get() + j, edges.from(i), edges.from(j), found)) {
+        if (!compare<KINDS>(panels.get() + panel * ROWS * pairs_, packed_.get() + j * pairs_, pairs_,
+                            row_terms_.get() + i, column_terms_.get() + j, edges.from(i), edges.from(j), found)) {
             return false;
         }
         for (int r = 0; r < ROWS; r += 2) hits[r / 2] = mask(found + r);
@@ -277,7 +280,7 @@ private:
 
     // Truths of ROWS rows and COLUMNS columns as bytes, those of 8 columns each in the order 0, 2, 1, 3. Not inlined,
     // as the loop takes all 16 registers.
-    template <bool LIMITED>
+    template <EdgeKinds KINDS>
     [[gnu::noinline]] static bool compare(const uint16_t* a, const int16_t* b, int64_t pairs, const int16_t* row_terms,
                                           const int16_t* column_terms, CoarseEdges rows, CoarseEdges columns,
                                           __m256i* found) {
@@ -293,10 +296,11 @@ private:
                 const __m256i terms =
                     _mm256_add_epi16(load_whole(column_terms + offset), _mm256_set1_epi16(row_terms[r]));
                 const __m256i z = _mm256_add_epi16(sums[r][half], terms);
-                const __m256i nearest = _mm256_min_epi16(near, load_whole(columns.near + offset));
+                truth[half] = _mm256_cmpgt_epi16(z, _mm256_min_epi16(near, load_whole(columns.near + offset)));
+                if (KINDS == EdgeKinds::near) continue;
                 const __m256i columns_far = load_whole(columns.far + offset);
                 __m256i is_far;
-                if (LIMITED) {
+                if (KINDS == EdgeKinds::limited) {
                     const __m256i of_row = _mm256_cmpgt_epi16(z, _mm256_set1_epi16(rows.least[r]));
                     const __m256i of_column = _mm256_cmpgt_epi16(z, load_whole(columns.least + offset));
                     is_far = _mm256_or_si256(_mm256_and_si256(_mm256_cmpgt_epi16(far, z), of_row),
@@ -304,7 +308,7 @@ private:
                 } else {
                     is_far = _mm256_cmpgt_epi16(_mm256_max_epi16(far, columns_far), z);
                 }
-                truth[half] = _mm256_or_si256(_mm256_cmpgt_epi16(z, nearest), is_far);
+                truth[half] = _mm256_or_si256(truth[half], is_far);
             }
             found[r] = _mm256_packs_epi16(truth[0], truth[1]);
             all = _mm256_or_si256(all, found[r]);

@@ -63,13 +63,15 @@ public:
     // Calls weigh(side, i, j, v, shared), soon after prefetch(side, i, j), for every anchor i of first .. first + count
     // - 1 and column j from `from` on that may matter to an extremum of either (shared: to the column's, too, as from
     // `behind` on). Values are computed where a coarse tile holds a pair of interest, or may hold both positives and
-    // negatives. Returns whether that spared enough of them: one alone takes as long as 16 in a tile.
+    // negatives. Where classes are small, all positives are weighed alone instead, and of a pair of anchors only the
+    // column behind the row. Returns whether that spared enough of them: one alone takes as long as 16 in a tile.
     template <class Prefetch, class Weigh>
     bool sweep(int64_t first, int64_t count, int64_t from, int64_t behind, const Buffer<float>* bounds, State& state,
                Prefetch prefetch, Weigh weigh) const {
         const int64_t panels = ceil_div(count, int64_t{TILE_ROWS}), panel_size = TILE_ROWS * filter_.steps();
         state.panels.resize(panels * panel_size);
         rows_.pack_anchors(first, count, state.panels.get(), state.work);
+        if (small_classes_) weigh_positives(first, count, weigh);
         for (int s = 0; s < 2; ++s) {
             if (coarse_[s] != nullptr) coarse_[s]->pack_anchors(first, count, state.bytes[s]);
         }
@@ -80,7 +82,8 @@ public:
             for (int64_t p = 0; p < panels; ++p) {  // the columns' block stays in the first-level cache
                 const Tile tile{first + p * TILE_ROWS, std::min<int64_t>(TILE_ROWS, count - p * TILE_ROWS),
                                 block * Bytes::COLUMNS, state.panels.get() + p * panel_size};
-                const int side = tile.column < behind ? MIXED : side_of(tile);
+                if (small_classes_ && alone() && tile.column + Bytes::COLUMNS <= tile.anchor) continue;
+                const int side = small_classes_ ? 2 : tile.column < behind ? MIXED : side_of(tile);
                 ++tiles;
                 if (side == MIXED) {
                     weigh_all(tile, from, behind, bounds, weigh);
@@ -116,10 +119,13 @@ private:
         add_coarse(1, parts);
         if (of_side_[1] == nullptr) return;
         of_side_[0] = of_side_[1];
-        if (filter_.euclidean() && (wanted_ & 3) != 0) {
+        int64_t largest = 0;
+        for (int64_t i = 0; i < anchors_; ++i) largest = std::max(largest, positives_end_[i] - positives_begin_[i]);
+        small_classes_ = largest <= Bytes::COLUMNS;
+        if (largest >= 4 * Bytes::COLUMNS && filter_.euclidean() && (wanted_ & 3) != 0) {
             Buffer<float> centres;
             class_centres(parts, centres);
-            if (!parts.empty()) add_coarse(0, parts);
+            add_coarse(0, parts);
         }
         if (pair_.limits == nullptr) return;
         for (int s = 0; s < 2; ++s) {
@@ -137,24 +143,20 @@ private:
         of_side_[side] = coarse_[side].get();
     }
 
-    // Parts of the rows that have positives among the columns, class by class, and the centres of those classes; none
-    // where no class can fill tiles.
+    // Parts of the rows that have positives among the columns, class by class, and the centres of those classes.
     void class_centres(std::vector<typename Bytes::Part>& parts, Buffer<float>& centres) const {
         const int64_t padded = filter_.padded_dims();
         struct Class {
             int64_t anchors[2], columns[2];
         };
         std::vector<Class> classes;
-        int64_t largest = 0;
         for (int64_t i = 0, last = 0; i < anchors_; i = last) {
             const int64_t begin = positives_begin_[i], end = positives_end_[i];
             last = i + 1;
             while (last < anchors_ && pair_.classes[pair_.order[last]] == pair_.classes[pair_.order[i]]) ++last;
             if (begin < end) classes.push_back({{i, last}, {begin, end}});
-            largest = std::max(largest, end - begin);
         }
         parts.clear();
-        if (largest < 4 * Bytes::COLUMNS) return;
         centres.resize(static_cast<int64_t>(classes.size()) * padded);
         Buffer<float> some(padded);
         float* centre = centres.get();
@@ -176,6 +178,8 @@ private:
         }
     }
 
+    bool alone() const { return pair_.split == 0; }
+
     // TILE_ROWS anchors, `rows` of them real, and the coarse block of columns from `column` on.
     struct Tile {
         int64_t anchor, rows, column;
@@ -192,22 +196,62 @@ private:
         return one_class && tile.column >= begin && tile.column + Bytes::COLUMNS <= end ? 0 : MIXED;
     }
 
+    // Where classes are small: which of the columns from `column` on are negatives of row i, behind it in a chunk
+    // alone.
+    uint32_t negatives(int64_t i, int64_t column) const {
+        const auto before = [&](int64_t j) {
+            return static_cast<uint32_t>((uint64_t{1} << std::clamp<int64_t>(j - column, 0, Bytes::COLUMNS)) - 1);
+        };
+        const uint32_t positives = before(positives_end_[i]) & ~before(positives_begin_[i]);
+        return ~positives & (alone() ? ~before(i + 1) : ~uint32_t{0});
+    }
+
+    // Offers the positives of the rows first .. first + count - 1 to each other.
+    template <class Weigh> void weigh_positives(int64_t first, int64_t count, Weigh weigh) const {
+        if ((wanted_ & 3) == 0) return;
+        RowPair some[4] = {};
+        float values[4];
+        int64_t held = 0;
+        const auto take = [&] {
+            for (int64_t k = held; k < 4; ++k) some[k] = some[0];
+            rows_.values(filter_, rows_, some, values);
+            for (int64_t k = 0; k < held; ++k) weigh(0, some[k].row, some[k].column, values[k], true);
+            held = 0;
+        };
+        for (int64_t i = first; i < first + count; ++i) {
+            for (int64_t j = std::max(positives_begin_[i], alone() ? i + 1 : 0); j < positives_end_[i]; ++j) {
+                some[held++] = {static_cast<int32_t>(i), static_cast<int32_t>(j)};
+                if (held == 4) take();
+            }
+        }
+        if (held > 0) take();
+    }
+
     // Writes the pairs of interest of a tile, where they are DENSE at most, and returns how many there are. What lies
     // behind them is overwritten as in BytePanels::list.
     int64_t collect(const Tile& tile, int64_t p, int side, RowPair* out, const State& state) const {
         const int16_t* near = state.marks[side].get();
-        const bool limited = pair_.limits != nullptr;
+        const bool limited = pair_.limits != nullptr, far = (wanted_ >> (side + 1) & 1) != 0;
         const CoarseEdges edges{near, state.marks[side + 1].get(), limited ? least_[side / 2].get() : near};
         const Bytes& coarse = *of_side_[side / 2];
         const Buffer<uint16_t>& panels = state.bytes[&coarse == coarse_[1].get()];
         const int64_t block = tile.column / Bytes::COLUMNS;
         uint64_t hits[TILE_ROWS / 2];
-        const bool any = limited ? coarse.template tile<true>(panels, p, tile.anchor, block, edges, hits)
-                                 : coarse.template tile<false>(panels, p, tile.anchor, block, edges, hits);
+        const bool any = !far ? coarse.template tile<EdgeKinds::near>(panels, p, tile.anchor, block, edges, hits)
+                         : limited
+                             ? coarse.template tile<EdgeKinds::limited>(panels, p, tile.anchor, block, edges, hits)
+                             : coarse.template tile<EdgeKinds::either>(panels, p, tile.anchor, block, edges, hits);
         if (!any) return 0;
         int64_t count = 0;
+        const bool split = small_classes_ && tile.column < positives_end_[tile.anchor + tile.rows - 1];
         for (int64_t r = 0; r < TILE_ROWS; r += 2) {
             hits[r / 2] &= BytePanels::real(tile.rows - r, n_ - tile.column);
+            if (split && hits[r / 2] != 0) {
+                const int64_t i = tile.anchor + r;
+                uint64_t lanes = negatives(i, tile.column);
+                if (r + 1 < tile.rows) lanes |= uint64_t{negatives(i + 1, tile.column)} << 32;
+                hits[r / 2] &= lanes;
+            }
             count += __builtin_popcountll(hits[r / 2]);
         }
         if (count > DENSE) return count;
@@ -280,10 +324,11 @@ private:
                     const uint32_t positives = inside(positives_end_[i]) & ~inside(positives_begin_[i]);
                     uint32_t lanes = ((left[0] & positives) | (left[1] & ~positives)) & inside(n_) & ~inside(from);
                     if (i >= first && i < first + WIDTH) lanes &= ~(1u << (i - first));
+                    if (small_classes_) lanes &= ~positives & (alone() ? ~inside(i + 1) : ~0u);
                     for (; lanes != 0; lanes &= lanes - 1) {
                         const int bit = __builtin_ctz(lanes);
                         const int64_t j = first + bit;
-                        weigh((positives >> bit & 1) != 0 ? 0 : 2, i, j, v[bit], j >= behind);
+                        weigh((positives >> bit & 1) != 0 ? 0 : 2, i, j, v[bit], small_classes_ || j >= behind);
                     }
                 }
             }
@@ -303,7 +348,8 @@ private:
     // Of positives, or null, and of all rows; which one a side takes, null where panels decide alone.
     std::unique_ptr<Bytes> coarse_[2];
     const Bytes* of_side_[2] = {nullptr, nullptr};
-    Buffer<int16_t> least_[2];  // [rows] edges of the limits
+    bool small_classes_ = false;  // too small to fill tiles
+    Buffer<int16_t> least_[2];    // [rows] edges of the limits
 };
 #endif
 

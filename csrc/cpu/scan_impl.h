@@ -204,7 +204,7 @@ private:
             for (int64_t p = 0; p * Bytes::ROWS < count; ++p) {
                 uint64_t found[Bytes::ROWS / 2];
                 const int64_t top = p * Bytes::ROWS;
-                if (!bytes.template tile<false>(panels, p, first + top, block, edges, found)) continue;
+                if (!bytes.template tile<EdgeKinds::near>(panels, p, first + top, block, edges, found)) continue;
                 for (int64_t r = top; r < std::min<int64_t>(top + Bytes::ROWS, count); ++r) {
                     const uint64_t both = found[(r - top) / 2];
                     for (auto lanes = static_cast<uint32_t>((r - top) % 2 == 0 ? both : both >> 32); lanes != 0;
