@@ -203,7 +203,7 @@ private:
             return static_cast<uint32_t>((uint64_t{1} << std::clamp<int64_t>(j - column, 0, Bytes::COLUMNS)) - 1);
         };
         const uint32_t positives = before(positives_end_[i]) & ~before(positives_begin_[i]);
-        return ~positives & (alone() ? ~before(i + 1) : ~uint32_t{0});
+        return ~positives & ~before(alone() ? i + 1 : pair_.split);
     }
 
     // Offers the positives of the rows first .. first + count - 1 to each other.
@@ -243,7 +243,8 @@ private:
                              : coarse.template tile<EdgeKinds::either>(panels, p, tile.anchor, block, edges, hits);
         if (!any) return 0;
         int64_t count = 0;
-        const bool split = small_classes_ && tile.column < positives_end_[tile.anchor + tile.rows - 1];
+        const bool split =
+            small_classes_ && tile.column < std::max(positives_end_[tile.anchor + tile.rows - 1], pair_.split);
         for (int64_t r = 0; r < TILE_ROWS; r += 2) {
             hits[r / 2] &= BytePanels::real(tile.rows - r, n_ - tile.column);
             if (split && hits[r / 2] != 0) {
