@@ -131,9 +131,8 @@ class Sample {
 public:
     Sample(const Codes& database, int64_t k) : bytes_(database.bytes) {
         const int64_t m = database.rows;
-        if (k > m / 4) return;
         size_ = std::clamp<int64_t>(16 * m / k, 2048, std::max<int64_t>(2048, m / 16));
-        if (size_ > m / 4) size_ = 0;
+        if (std::max(k, size_) > m / 4) return;
         const double expected = static_cast<double>(size_) * static_cast<double>(k) / static_cast<double>(m);
         rank = static_cast<int64_t>(expected + 4.0 * std::sqrt(expected) + 1.0);
         data_.resize(size_ * bytes_);

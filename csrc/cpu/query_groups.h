@@ -22,7 +22,8 @@ class QueryGroups {
 public:
     // Any range of queries that starts at a multiple of this is whole groups.
     static constexpr int64_t ALIGNMENT = 12;
-    static constexpr int MOST_LEVELS = 13;
+    // Bits of a class's sum. Between MANY_LEVELS and MOST_LEVELS nothing is compiled.
+    static constexpr int LEAST_LEVELS = 4, MANY_LEVELS = 10, MOST_LEVELS = 13;
     static constexpr int MASKS = MOST_LEVELS + 3;  // of a limit
 
     // Longer codes have planes beyond the reach of 16-bit places.
@@ -30,7 +31,7 @@ public:
 
     // words: of all queries.
     QueryGroups(const uint64_t* words, int64_t width, int64_t count, int64_t bits)
-        : size_(bits <= 96 ? 3 : 4), stride_(bits + 3 * classes()), groups_((count + size_ - 1) / size_),
+        : size_(bits <= BITS_OF_THREE ? 3 : 4), stride_(bits + 3 * classes()), groups_((count + size_ - 1) / size_),
           places_(groups_ * stride_), counts_(groups_ * classes()), levels_(groups_), differing_(groups_ * size_) {
         std::vector<uint8_t> patterns(static_cast<size_t>(bits));
         for (int64_t g = 0; g < groups_; ++g) {
@@ -64,9 +65,9 @@ public:
                 while ((place - begin) % 4 != 0) *place++ = 0;
                 counts_[g * classes() + c] = static_cast<uint16_t>(place - begin);
             }
-            levels_[g] = 4;
+            levels_[g] = LEAST_LEVELS;
             while (int64_t{1} << levels_[g] <= most) ++levels_[g];
-            if (levels_[g] > 10) levels_[g] = MOST_LEVELS;  // so that fewer need to be compiled
+            if (levels_[g] > MANY_LEVELS) levels_[g] = MOST_LEVELS;
         }
     }
 
@@ -94,6 +95,9 @@ public:
     }
 
 private:
+    static constexpr int LEVELS_OF_THREE = 7;
+    static constexpr int64_t BITS_OF_THREE = 96;  // longer codes are searched by four: sums have up to LEVELS_OF_THREE
+
     int classes() const { return 1 << (size_ - 1); }
 
     template <int size, int levels> struct Group {
@@ -142,27 +146,15 @@ private:
         }
     };
 
-    template <int size>
+    // Filters with what is compiled for a group of so many levels.
+    template <int size, int compiled = LEAST_LEVELS>
     static void run(int levels, const uint64_t* planes, const uint16_t* places, const uint16_t* counts,
                     const uint64_t* masks, uint64_t* within) {
-        switch (levels) {
-            case 4:
-                return Group<size, 4>{masks, within}.filter(planes, places, counts);
-            case 5:
-                return Group<size, 5>{masks, within}.filter(planes, places, counts);
-            case 6:
-                return Group<size, 6>{masks, within}.filter(planes, places, counts);
-            case 7:
-                return Group<size, 7>{masks, within}.filter(planes, places, counts);
-            case 8:
-                return Group<size, 8>{masks, within}.filter(planes, places, counts);
-            case 9:
-                return Group<size, 9>{masks, within}.filter(planes, places, counts);
-            case 10:
-                return Group<size, 10>{masks, within}.filter(planes, places, counts);
-            default:
-                return Group<size, MOST_LEVELS>{masks, within}.filter(planes, places, counts);
+        constexpr int next = compiled < MANY_LEVELS ? compiled + 1 : MOST_LEVELS;
+        if constexpr (compiled < (size == 3 ? LEVELS_OF_THREE : MOST_LEVELS)) {
+            if (levels > compiled) return run<size, next>(levels, planes, places, counts, masks, within);
         }
+        Group<size, compiled>{masks, within}.filter(planes, places, counts);
     }
 
     int size_;
