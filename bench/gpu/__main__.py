@@ -12,6 +12,7 @@ import platform
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -140,8 +141,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(work.title, flush=True)
         try:
             results.append(run(work, device, 0.0 if options.tiny else options.seconds))
-        except AssertionError as error:  # a wrong answer is never timed, and the others still are
-            failed.append(f"{work.title}: {error}")
+        except Exception as error:  # a wrong answer is never timed, and the others still are
+            traceback.print_exc()
+            failed.append(f"{work.title}: {type(error).__name__}: {error}")
     document = {"facts": facts(device), "rows": [asdict(result) for result in results], "failed": failed}
     options.results.parent.mkdir(parents=True, exist_ok=True)
     options.results.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -353,7 +353,7 @@ def cuda_suite(device: torch.device) -> list[Callable[[], Work]]:
     if device.type == "cpu" or cuda.reasons_unusable():
         return []
     fast, long = (pair_rate(3e12),), (pair_rate(1.5e12),)
-    bandwidth = Goal("70 % of memory bandwidth", lambda found, _: 2 * 0.7 * found["ours"] <= found[COPY])
+    bandwidth = Goal("70 % of memory bandwidth", lambda found, *_: 2 * 0.7 * found["ours"] <= found[COPY])
     return [
         *(
             lambda bits=bits: cuda_codes(10_000, 10_000_000, bits, 100, device, fast)
