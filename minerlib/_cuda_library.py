@@ -18,7 +18,9 @@ _TYPES = {"p": ctypes.c_void_p, "q": ctypes.c_int64, "i": ctypes.c_int32}
 #: Each launcher's arguments (csrc/cuda/hamming.cu) before `int device, void* stream`: pointer, int64, int32.
 LAUNCHERS = {
     "hamming_distance": "pqpqip",
-    "hamming_collect": "pqpqippqqqppqpi",
+    "hamming_collect": "pqpqqqipqqqqqppqppii",
+    "hamming_limits": "pqiqp",
+    "hamming_nearest": "pqqppqqiippp",
     "hamming_select": "ppqqppqipp",
     "hamming_histogram": "pqqpqqippppiiqiiiiipppp",
     "hamming_rank": "pqqpqippppiiqiiiiippqpp",

@@ -120,11 +120,57 @@ def test_a_bound_from_the_first_rows(
     monkeypatch.setattr(kernels, "LEAST_SAMPLE", 64)
     a, b = codes("descending", queries, 9000, 4)
     assert_equal(kernels.search(tensor(a), tensor(b), 7), reference.hamming_search(a, b, 7))
-    assert launched.count("hamming_collect") == 2
+    assert launched.count("hamming_collect") > 1
+    assert launched[-1] == "hamming_select"
     launched.clear()
     a, b = codes("random", queries, 9000, 4)
     assert_equal(kernels.search(tensor(a), tensor(b), 7), reference.hamming_search(a, b, 7))
-    assert launched == ["hamming_histogram", "hamming_collect", "hamming_select"]
+    stages = ["hamming_collect", "hamming_limits"]
+    assert launched[:2] == ["hamming_histogram", "hamming_limits"]
+    assert launched[2:] == [*stages * (len(launched) // 2 - 1), "hamming_nearest"]
+
+
+@pytest.mark.parametrize("products", [False, True])
+@pytest.mark.parametrize(("width", "kind"), [(8, "random"), (32, "few distinct"), (64, "random")])
+def test_rows_in_stages(
+    width: int, kind: str, products: bool, monkeypatch: pytest.MonkeyPatch, launched: list[str]
+) -> None:
+    """Each stage's hits lower the limits of the next."""
+    monkeypatch.setattr(kernels, "LEAST_SAMPLE", 32)
+    monkeypatch.setattr(kernels, "STAGE_SMALL", 3)
+    a, b = codes(kind, 70, 3000, width)
+    assert_equal(kernels.search(tensor(a), tensor(b), 5, products), reference.hamming_search(a, b, 5))
+    if kind == "random":
+        stages = ["hamming_collect", "hamming_limits"] * 4
+        assert launched == ["hamming_histogram", "hamming_limits", *stages, "hamming_nearest"]
+
+
+def test_more_ties_than_a_block_ranks(launched: list[str]) -> None:
+    """What was found is sorted, and not looked for again."""
+    a, b = codes("duplicates", 9, 40_000, 4)
+    a[:] = b[0]
+    for products in (False, True):
+        launched.clear()
+        wanted = np.broadcast_to(np.arange(50), (9, 50))
+        assert np.array_equal(
+            kernels.search(tensor(a), tensor(b[:1].repeat(40_000, 0)), 50, products)[1], wanted
+        )
+        assert launched[-1] == "hamming_select"
+
+
+def test_limits_of_more_distances_than_a_window_holds() -> None:
+    totals = torch.zeros((3, 2000), dtype=torch.int64)
+    totals[0, [0, 511, 512, 1999]] = 1
+    totals[1, 1400:] = 1
+    for k, wanted in (
+        (1, [0, 1400, 700]),
+        (2, [511, 1401, 700]),
+        (3, [512, 1402, 700]),
+        (4, [1999, 1403, 700]),
+    ):
+        limits = torch.tensor([1999, 1999, 700], dtype=torch.int32)
+        kernels._limit(totals, k, limits)
+        assert limits.tolist() == wanted
 
 
 @pytest.mark.parametrize("queries", [2, 12])
@@ -142,7 +188,7 @@ def test_queries_in_chunks_and_halves(
 
 def test_rows_tied_at_the_bound_are_not_kept_beyond_k(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing but duplicates: a split keeps what it has when it reaches k, to the end of that tile."""
-    monkeypatch.setattr(kernels, "BLOCKS", 2)
+    monkeypatch.setattr(kernels, "BLOCKS_FEW", 2)
     a, b = codes("duplicates", 2, 50_000, 8)
     a[:] = b[:2]
     x, y = kernels.as_words(tensor(a), False), kernels.as_words(tensor(b), True)
@@ -151,7 +197,8 @@ def test_rows_tied_at_the_bound_are_not_kept_beyond_k(monkeypatch: pytest.Monkey
     assert hits.ends.tolist() == [[8192, 16384]] * 2
     hits = kernels._collect(x, y, torch.zeros(2, dtype=torch.int32), 5, 5, products=True)
     assert hits is not None
-    assert hits.ends.tolist() == [[1024, 2048]] * 2
+    splits = -(-50_000 // 256)
+    assert hits.ends.tolist() == [[8 * (split + 1) for split in range(splits)]] * 2  # a fragment's rows
     assert_equal(kernels.search(tensor(a), tensor(b), 5), reference.hamming_search(a, b, 5))
 
 
@@ -209,8 +256,8 @@ MANY_ROWS = (1, 255, 256, 257, 8191, 8193, 65_535, 65_536, 1_000_000, 10_000_000
 
 
 def test_splits_hold_every_row_once() -> None:
-    for blocks, rows, step in itertools.product(MANY_SIZES, MANY_ROWS, (512, 1024, 4096, 8192)):
-        splits, split_rows = kernels.splits_for(blocks, rows, step)
+    for blocks, rows, step in itertools.product(MANY_SIZES, MANY_ROWS, (256, 512, 1024, 4096, 8192)):
+        splits, split_rows = kernels.splits_for(blocks, rows, step, kernels.BLOCKS)
         assert splits * split_rows >= rows > (splits - 1) * split_rows
         assert split_rows % step == 0
         assert min(rows, split_rows) < 1 << 31
@@ -251,15 +298,22 @@ def test_planes_hold_the_vectors_of_neighbours_side_by_side() -> None:
 def test_the_launchers_know_the_kernels_tiles() -> None:
     header = (ROOT / "csrc/cuda/hamming_collect.h").read_text(encoding="utf-8")
     for line in (
-        f"FEW = {kernels.FEW}, MANY = {kernels.MANY}, PRODUCTS = {kernels.PRODUCTS};",
-        f"QUERIES = WAY == FEW ? {kernels.QUERIES[0]} : {kernels.QUERIES[1]};", "THREADS = 256;",
-        "ROWS = WAY == PRODUCTS ? 4 : WORDS == LONG ? 2 : 4;", "TURNS = WAY == FEW ? 8 : 1;",
+        f"FEW = {kernels.FEW}, MANY = {kernels.MANY};", "ROWS = WORDS == LONG ? 2 : 4;", "THREADS = 256;",
+        f"QUERIES = WAY == FEW ? {kernels.QUERIES[0]} : {kernels.QUERIES[1]};", "TURNS = WAY == FEW ? 8 : 1;",
     ):  # fmt: skip
         assert line in header
+    products = (ROOT / "csrc/cuda/hamming_products.h").read_text(encoding="utf-8")
+    for line in (
+        f"THREADS = {32 * kernels.PRODUCTS_WARPS}, RESIDENT = {kernels.BLOCKS_PRODUCTS};",
+        "FRAGMENTS = WORDS <= 8 ? 4 : 2; ", "QUERIES = 16 * FRAGMENTS; ",
+    ):  # fmt: skip
+        assert line in products
+    nearest = (ROOT / "csrc/cuda/hamming_nearest.h").read_text(encoding="utf-8")
+    assert "THREADS = 1024, RESIDENT = 1, MOST = 1024;" in nearest
     histogram = (ROOT / "csrc/cuda/hamming_histogram.h").read_text(encoding="utf-8")
-    assert f"THREADS = {kernels.COUNT_THREADS}, RESIDENT = 16, MOST_ROWS = 0xFFFF;" in histogram
-    tiles = [[kernels.tile_rows(width, way) for way in range(3)] for width in (8, 16)]
-    assert tiles == [[8192, 1024, 1024], [4096, 512, 1024]]
+    assert f"THREADS = {kernels.COUNT_THREADS}, RESIDENT = 12, MOST_ROWS = 0xFFFF;" in histogram
+    tiles = [[kernels.tile_rows(width, way) for way in range(2)] for width in (8, 16)]
+    assert tiles == [[8192, 1024], [4096, 512]]
 
 
 def test_a_refused_launch_names_its_kernel() -> None:

@@ -27,8 +27,9 @@ pytestmark = [
     ),
 ]
 
-#: Whether the device has 1-bit matrix products of its own.
+#: Ways to compare: as is chosen, by popcounts, and by 1-bit matrix products where the device has them.
 BIT_PRODUCTS = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] in (8, 9)
+PRODUCTS = (None, False, True) if BIT_PRODUCTS else (None, False)
 
 AWKWARD = (1, 2, 3, 7, 15, 16, 17, 31, 33, 63, 65, 127, 129)
 WIDTHS = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 64, 65, 129)  # bytes
@@ -62,8 +63,8 @@ def equal(x: torch.Tensor, y: torch.Tensor, ks: Sequence[int], radius: int) -> N
     for k in ks:
         wanted = minerlib.hamming_search(x, y, k)
         same(minerlib.hamming_search(*on_gpu, k, backend="cuda"), wanted)
-        if BIT_PRODUCTS:
-            same(kernels.search(*on_gpu, k, products=True), wanted)
+        for products in PRODUCTS:
+            same(kernels.search(*on_gpu, k, products), wanted)
     same(minerlib.hamming_range(*on_gpu, radius, backend="cuda"), minerlib.hamming_range(x, y, radius))
     ranked(x, y, ks)
 
@@ -106,9 +107,8 @@ def test_the_grid_of_awkward_sizes(width: int, distinct: int) -> None:
         x, y = codes(queries, rows, width, distinct)
         for k in {1, max(1, rows // 2), rows}:
             wanted = minerlib.hamming_search(x, y, k)
-            same(minerlib.hamming_search(x.cuda(), y.cuda(), k, backend="cuda"), wanted)
-            if BIT_PRODUCTS:
-                same(kernels.search(x.cuda(), y.cuda(), k, products=True), wanted)
+            for products in PRODUCTS:
+                same(kernels.search(x.cuda(), y.cuda(), k, products), wanted)
         same(
             minerlib.hamming_range(x.cuda(), y.cuda(), 3 * width, backend="cuda"),
             minerlib.hamming_range(x, y, 3 * width),
@@ -127,12 +127,29 @@ def test_a_hundred_thousand_codes(queries: int, width: int) -> None:
     equal(*codes(queries, 100_000, width), (1, 100, 50_000), 8 * width // 3)
 
 
+@pytest.mark.parametrize("products", PRODUCTS)
+@pytest.mark.parametrize("queries", [1, 9, 65, 700])
+@pytest.mark.parametrize("width", [4, 8, 16, 20, 32, 64])
+def test_rows_in_stages(
+    width: int, queries: int, products: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each stage finds lowers the limits of the next; splits and stages end anywhere."""
+    monkeypatch.setattr(kernels, "LEAST_SAMPLE", 64)
+    monkeypatch.setattr(kernels, "STAGE_SMALL", 3)
+    for distinct in (0, 3000):
+        x, y = codes(queries, 60_013, width, distinct)
+        for k in (1, 13, 512, 513):
+            found = kernels.search(x.cuda(), y.cuda(), k, products)
+            same(found, minerlib.hamming_search(x, y, k))
+
+
 def test_nothing_but_duplicates() -> None:
     y = torch.full((1_000_000, 8), 7, dtype=torch.uint8)
-    same(
-        minerlib.hamming_search(y[:20].cuda(), y.cuda(), 50, backend="cuda").indices,
-        torch.arange(50).expand(20, 50),
-    )
+    for products in PRODUCTS:
+        same(
+            kernels.search(y[:20].cuda(), y.cuda(), 50, products)[1:],
+            [torch.arange(50).expand(20, 50)],
+        )
 
 
 def test_ten_million_codes() -> None:

@@ -17,9 +17,11 @@
 #ifdef __CUDACC__
 #define MINERLIB_DEVICE __device__ __forceinline__
 #define MINERLIB_UNROLL _Pragma("unroll")
+#define MINERLIB_ROLLED _Pragma("unroll 1")
 #else
 #define MINERLIB_DEVICE inline
 #define MINERLIB_UNROLL
+#define MINERLIB_ROLLED
 #endif
 
 namespace minerlib::cuda {
@@ -70,6 +72,10 @@ MINERLIB_DEVICE void atomic_add(int64_t* at, int64_t value) {
     atomicAdd(reinterpret_cast<unsigned long long*>(at), static_cast<unsigned long long>(value));
 }
 MINERLIB_DEVICE void atomic_add(int32_t* at, int32_t value) { atomicAdd(at, value); }
+// Hides from the compiler what a value is, so that it stays in a register of its own.
+template <class T> MINERLIB_DEVICE void opaque(T& value) { asm("" : "+r"(value)); }
+// What was there before it was raised by one.
+MINERLIB_DEVICE int32_t atomic_next(int32_t* at) { return atomicAdd(at, 1); }
 
 #else
 
@@ -116,6 +122,8 @@ inline int popcount(uint32_t x) { return __builtin_popcount(x); }
 inline int lowest_bit(uint32_t x) { return __builtin_ctz(x); }
 inline void atomic_add(int64_t* at, int64_t value) { *at += value; }
 inline void atomic_add(int32_t* at, int32_t value) { *at += value; }
+template <class T> void opaque(T&) {}
+inline int32_t atomic_next(int32_t* at) { return (*at)++; }
 
 #endif
 

@@ -4,6 +4,8 @@
 #include "cuda/hamming_collect.h"
 #include "cuda/hamming_distance.h"
 #include "cuda/hamming_histogram.h"
+#include "cuda/hamming_nearest.h"
+#include "cuda/hamming_products.h"
 #include "cuda/hamming_ranking.h"
 #include "cuda/hamming_select.h"
 #include "cuda/launch.h"
@@ -41,18 +43,45 @@ int launch_for(const char* kernel, int32_t width, const Grid& grid, const Args& 
 
 template <int WORDS> using CollectFew = Collect<WORDS, FEW>;
 template <int WORDS> using CollectMany = Collect<WORDS, MANY>;
-template <int WORDS> using CollectProducts = Collect<WORDS, PRODUCTS>;
 
 template <template <int> class Kernel>
 int launch_collect(const char* name, const CollectArgs& args, const Queue& queue) {
     const int32_t width = args.database.width;
-    const int64_t blocks = blocks_of(args.query_count, Kernel<LONG>::QUERIES) * args.segments.splits;
+    const int64_t blocks = blocks_of(args.query_count, Kernel<LONG>::QUERIES) * args.splits;
     const int64_t shared = static_cast<int64_t>(width == 1   ? sizeof(typename Kernel<1>::Shared)
                                                 : width == 2 ? sizeof(typename Kernel<2>::Shared)
                                                 : width == 4 ? sizeof(typename Kernel<4>::Shared)
                                                 : width == 8 ? sizeof(typename Kernel<8>::Shared)
                                                              : sizeof(typename Kernel<LONG>::Shared));
     return launch_for<Kernel>(name, width, {blocks, 1, Kernel<LONG>::THREADS, shared}, args, queue);
+}
+
+template <int WORDS> int launch_products(const CollectArgs& args, const Queue& queue) {
+    using Kernel = Products<WORDS>;
+    char name[96];
+    std::snprintf(name, sizeof name, "hamming_collect_products[words=%d]", WORDS);
+    const int64_t wanted = blocks_of(args.query_count, Kernel::QUERIES);
+    int64_t warps = 1;
+    while (warps < wanted && warps < Kernel::THREADS / WARP) warps *= 2;
+    return launch<Kernel>(
+        name, {blocks_of(wanted, warps) * args.splits, 1, warps * WARP, sizeof(typename Kernel::Shared)}, args, queue);
+}
+
+int launch_products(const CollectArgs& args, const Queue& queue) {
+    switch (args.database.width) {
+        case 1:
+            return launch_products<1>(args, queue);
+        case 2:
+            return launch_products<2>(args, queue);
+        case 4:
+            return launch_products<4>(args, queue);
+        case 8:
+            return launch_products<8>(args, queue);
+        case 16:
+            return launch_products<16>(args, queue);
+        default:
+            return refuse("hamming_collect_products", "a code has 1, 2, 4, 8 or 16 words", 1);
+    }
 }
 
 }  // namespace
@@ -81,22 +110,28 @@ MINERLIB_API int minerlib_cuda_hamming_distance(const uint32_t* a, int64_t rows,
     return launch_for<Distance>("hamming_distance", width, grid, args, {device, stream});
 }
 
-// Hits within each query's limit, see hamming_collect.h. starts: null, or int64 [queries, splits]. row_ones: int32
-// [rows], or null where no product needs it. way: FEW, MANY or PRODUCTS.
+// Hits within each query's limit among rows first_row to stop_row, see hamming_collect.h. starts: null, or int64
+// [queries, all_splits]; counts: int32 of that shape; totals: null, or int64 [queries, values]. way: FEW, MANY, or 2
+// for products.
 MINERLIB_API int minerlib_cuda_hamming_collect(const uint32_t* queries, int64_t query_count, const uint32_t* database,
-                                               int64_t rows, int32_t width, const int32_t* limits,
-                                               const int32_t* row_ones, int64_t enough, int64_t splits,
-                                               int64_t split_rows, uint64_t* candidates, const int64_t* starts,
-                                               int64_t capacity, int32_t* counts, int32_t way, int device,
-                                               void* stream) {
+                                               int64_t plane_rows, int64_t first_row, int64_t stop_row, int32_t width,
+                                               const int32_t* limits, int64_t enough, int64_t splits,
+                                               int64_t split_rows, int64_t first_split, int64_t all_splits,
+                                               uint64_t* candidates, const int64_t* starts, int64_t capacity,
+                                               int32_t* counts, int64_t* totals, int32_t values, int32_t way,
+                                               int device, void* stream) {
     const CollectArgs args{queries,
-                           {database, rows, width},
-                           {candidates, starts, capacity, splits},
+                           {database, plane_rows, width},
+                           {candidates, starts, capacity, all_splits},
                            limits,
-                           row_ones,
                            counts,
+                           totals,
+                           values,
                            query_count,
-                           rows,
+                           first_row,
+                           stop_row,
+                           splits,
+                           first_split,
                            split_rows,
                            enough};
     switch (way) {
@@ -105,8 +140,33 @@ MINERLIB_API int minerlib_cuda_hamming_collect(const uint32_t* queries, int64_t 
         case MANY:
             return launch_collect<CollectMany>("hamming_collect_many", args, {device, stream});
         default:
-            return launch_collect<CollectProducts>("hamming_collect_products", args, {device, stream});
+            return launch_products(args, {device, stream});
     }
+}
+
+// The least distance up to which k rows lie, where it is below the limit. totals: int64 [queries, values]; limits:
+// int32 [queries].
+MINERLIB_API int minerlib_cuda_hamming_limits(const int64_t* totals, int64_t queries, int32_t values, int64_t k,
+                                              int32_t* limits, int device, void* stream) {
+    const Grid grid{queries, 1, Limits::THREADS, sizeof(Limits::Shared)};
+    return launch<Limits>("hamming_limits", grid, {totals, k, limits, values}, {device, stream});
+}
+
+// The k nearest candidates, see hamming_nearest.h. counts: int32 [queries, splits]; indices int64 and distances int32
+// [queries, k]; failed: int32 [1].
+MINERLIB_API int minerlib_cuda_hamming_nearest(const uint64_t* candidates, int64_t capacity, int64_t splits,
+                                               const int32_t* counts, const int32_t* limits, int64_t queries, int64_t k,
+                                               int32_t threads, int32_t lanes, int64_t* indices, int32_t* distances,
+                                               int32_t* failed, int device, void* stream) {
+    const NearestArgs args{{const_cast<uint64_t*>(candidates), nullptr, capacity, splits},
+                           counts,
+                           limits,
+                           indices,
+                           distances,
+                           failed,
+                           k,
+                           lanes};
+    return launch<Nearest>("hamming_nearest", {queries, 1, threads, sizeof(Nearest::Shared)}, args, {device, stream});
 }
 
 // Candidates in order. ends: int64 [queries, splits]; offsets: int64 [queries + 1].

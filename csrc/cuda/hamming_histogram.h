@@ -1,9 +1,9 @@
 // How many database rows lie at each distance from a query, and how many of them are relevant.
 //
 // A thread counts rows for one query in a column of its own in shared memory: no atomics, no bank conflicts (thread t
-// uses bank t). Rows in the low and relevant rows in the high half of a counter, so a thread takes at most MOST_ROWS
-// of them. Shared memory holds `window` distances; block.y() says which, so codes of any length are counted.
-// Two ways to deal out rows:
+// uses bank t), and meets AHEAD rows before it counts the first, so that their words are on their way together. Rows in
+// the low and relevant rows in the high half of a counter, so a thread takes at most MOST_ROWS of them. Shared memory
+// holds `window` distances; block.y() says which, so codes of any length are counted. Two ways to deal out rows:
 //   summed   the parts of a block take turns, neighbours read neighbouring rows; counts of all parts are added up
 //   by part  a part takes thread_rows consecutive rows and has counts of its own, for what goes on in index order
 // Codes as in codes.h. With `own`, row i is query i and does not count.
@@ -79,10 +79,13 @@ struct HistogramArgs {
 
 template <int WORDS> struct Histogram {
     using Args = HistogramArgs;
-    static constexpr int THREADS = 64, RESIDENT = 16, MOST_ROWS = 0xFFFF;
+    static constexpr int THREADS = 64, RESIDENT = 12, MOST_ROWS = 0xFFFF;
+    static constexpr int AHEAD = WORDS == LONG ? 1 : STEP<WORDS> == 8 ? 2 : 4;
 
     MINERLIB_DEVICE static void run(const Block& block, const Args& args) {
         block.phase([&](int thread) { count(block, args, thread); });
+        if (args.totals == nullptr) return;
+        block.phase([&](int thread) { add_up(block, args, thread); });
     }
 
 private:
@@ -97,24 +100,49 @@ private:
 
         const Query<WORDS> query(args.queries + share.query * args.database.width);
         const bool labelled = args.relevant_totals != nullptr || by_part;
-        for (int32_t i = 0; i < share.count; ++i) {
-            const int64_t row = share.row + int64_t{i} * share.step;
-            const int place = query.distance(args.database, row) - lowest;
-            if (static_cast<uint32_t>(place) >= static_cast<uint32_t>(window) || i == share.own_th) continue;
-            const bool relevant = labelled && args.labels.relevant(share.query, row);
-            column[place * threads] += relevant ? 0x10001u : 1u;
+        for (int32_t first = 0; first < share.count; first += AHEAD) {
+            int place[AHEAD];
+            MINERLIB_UNROLL
+            for (int i = 0; i < AHEAD; ++i) {
+                const int64_t row = share.row + int64_t{least(first + i, share.count - 1)} * share.step;
+                place[i] = query.distance(args.database, row) - lowest;
+            }
+            MINERLIB_UNROLL
+            for (int i = 0; i < AHEAD; ++i) {
+                if (static_cast<uint32_t>(place[i]) >= static_cast<uint32_t>(window) || first + i >= share.count ||
+                    first + i == share.own_th)
+                    continue;
+                const int64_t row = share.row + int64_t{first + i} * share.step;
+                const bool relevant = labelled && args.labels.relevant(share.query, row);
+                column[place[i] * threads] += relevant ? 0x10001u : 1u;
+            }
         }
 
-        const int64_t at = (by_part ? share.query * args.all_parts + share.part : share.query) * args.values + lowest;
+        if (!by_part) return;
+        const int64_t at = (share.query * args.all_parts + share.part) * args.values + lowest;
         for (int i = 0; i < window; ++i) {
-            const int32_t rows = column[i * threads] & 0xFFFF, relevant = column[i * threads] >> 16;
-            if (by_part) {
-                args.by_part[at + i] = rows;
-                args.relevant_by_part[at + i] = relevant;
-            } else if (rows != 0) {
-                atomic_add(args.totals + at + i, int64_t{rows});
-                if (relevant != 0) atomic_add(args.relevant_totals + at + i, int64_t{relevant});
+            args.by_part[at + i] = column[i * threads] & 0xFFFF;
+            args.relevant_by_part[at + i] = column[i * threads] >> 16;
+        }
+    }
+
+    // A query's counts over the parts of a block; threads begin with different parts, which lie in different banks.
+    MINERLIB_DEVICE static void add_up(const Block& block, const Args& args, int thread) {
+        const int threads = block.threads(), queries = args.parts.block, parts = threads / queries;
+        const int lowest = block.y() * args.window, window = least(args.window, args.values - lowest);
+        for (int i = thread; i < window * queries; i += threads) {
+            const int64_t query = block.x() / args.parts.splits * queries + i % queries;
+            if (query >= args.parts.queries) continue;
+            const uint32_t* counts = block.shared<uint32_t>() + i / queries * threads + i % queries;
+            int32_t rows = 0, relevant = 0;
+            for (int part = 0; part < parts; ++part) {
+                const uint32_t count = counts[(part + thread) % parts * queries];
+                rows += count & 0xFFFF;
+                relevant += count >> 16;
             }
+            const int64_t at = query * args.values + lowest + i / queries;
+            if (rows != 0) atomic_add(args.totals + at, int64_t{rows});
+            if (relevant != 0) atomic_add(args.relevant_totals + at, int64_t{relevant});
         }
     }
 };

@@ -2,12 +2,16 @@
 
 Codes are uint8 [rows, bytes]; answers are those of the definition, ties by the lowest index. Kernels go to
 the tensors' device, on the stream that is current there. Peak memory beside the result: a copy of the codes,
-and 512 MB of candidates, counts or ranks, unless a single query needs more.
+and 1 GB of candidates, counts or ranks, unless a single query needs more.
 
-search:  1. a histogram of the first rows: their k-th distance bounds the k-th of all (a large k takes all)
-         2. `collect`: each query's rows within that bound, by split and in index order
-         3. `select`: the first k of them by (distance, index), sorted by counting
-range:   2 and 3 with the radius for a bound.
+search:  1. a histogram of the first rows: their k-th distance bounds the k-th of all
+         2. `collect`: each query's rows within that bound, by split and in index order. Rows come in stages,
+            each a few times all those before it; what a stage finds lowers the bound for the next
+         3. `nearest`: the first k of them by (distance, index), ranked by counting those before each
+   The host waits once, at the end, to learn whether all found room. Where not, or for a large k:
+         2. `collect` again within the last bound, with segments as long as is needed
+         3. `select`: any number of candidates, sorted by counting
+range:   these two with the radius for a bound.
 
 Segments of candidates are made for the number that is expected; counting goes on where one is full, so a
 second `collect` knows all sizes. A query set whose candidates outgrow the memory is halved.
@@ -15,7 +19,6 @@ second `collect` knows all sizes. A query set whose candidates outgrow the memor
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,8 +28,15 @@ import torch
 
 from minerlib import _cuda_library
 
-SAMPLE = 16  # one of so many rows is counted for the first bound
+SAMPLE = 1024  # one of so many rows is counted for the first bound of many queries,
+SAMPLE_FEW = 64  # of few, whose rows are not met in stages,
+SAMPLE_LARGE = 16  # and for a large k
 LEAST_SAMPLE = 4096
+STAGE = 4  # how many times the rows before it a stage ends at,
+STAGE_SMALL = 32  # and where there is so little to do that launches count
+SMALL = 1 << 34  # pairs
+TIES = 3  # as many rows may lie within a bound as there are nearest ones, by ties
+LARGE_K = 512  # above it candidates are sorted by `select`
 MOST = 1 << 25  # candidates, counts or ranks of 8 bytes that are held at a time
 MOST_QUERIES = 8192
 MOST_ROWS = (1 << 31) - 1
@@ -35,8 +45,13 @@ ALL = 1 << 62
 
 FEW, MANY, PRODUCTS = 0, 1, 2  # ways of `collect` to meet queries, see csrc/cuda/hamming_collect.h
 BLOCKS = 4096  # wanted on the device: several rounds even of the largest, so that the last one is short
+BLOCKS_FEW = 1024  # where their segments are read by one block
+BLOCKS_PRODUCTS = 2  # of a multiprocessor: what it holds, all of the same length
 MANY_FROM = 8  # queries for which a block takes QUERIES of them
-QUERIES = (4, 32, 32)  # of a block of `collect`, by its way
+QUERIES = (4, 32)  # of a block of `collect`, FEW or MANY
+PRODUCTS_WARPS = 8  # of a block; a warp takes 64 queries of up to 8 words, 32 of 16
+PRODUCTS_WIDTH = 16  # words
+PRODUCTS_ROWS = 32  # of a warp at a time
 SHARED = 48 << 10  # bytes of shared memory that every architecture gives a block
 COUNT_THREADS = 64
 MOST_THREAD_ROWS = 0xFFFF
@@ -58,14 +73,6 @@ class Codes:
     def values(self) -> int:
         """How many distances there can be."""
         return self.bits + 1
-
-    @functools.cached_property
-    def ones(self) -> torch.Tensor:  # [rows] int32
-        """Bits that each row has: distances from nothing; of planes."""
-        nothing = self.words.new_zeros((1, self.width))
-        out = torch.empty((1, self.count), dtype=torch.int32, device=self.words.device)
-        _launch("hamming_distance", out, nothing, 1, self.words, self.count, self.width, out)
-        return out[0]
 
     def rows(self, first: int, last: int) -> Codes:
         """Some of the rows, as a view; not of planes."""
@@ -148,12 +155,78 @@ def _launch(kernel: str, near: torch.Tensor, *arguments: Any) -> None:
 # ------------------------------------------------------------------ how work is cut up
 
 
-def splits_for(query_blocks: int, rows: int, step: int) -> tuple[int, int]:
-    """Into how many parts of how many rows the database is cut, so that few queries fill the device too."""
-    wanted = -(-BLOCKS // max(1, query_blocks))
-    splits = max(1, min(wanted, -(-rows // step)))
+def way_for(queries: int, width: int, device: torch.device, products: bool | None) -> int:
+    """products: None: where the device has 1-bit matrix products of its own."""
+    if queries < MANY_FROM and not products:
+        return FEW
+    if products is None:
+        products = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (8, 9)
+    return PRODUCTS if products and width <= PRODUCTS_WIDTH else MANY if queries >= MANY_FROM else FEW
+
+
+def tile_rows(width: int, way: int) -> int:
+    """Rows that a block of `collect` takes at a time, see csrc/cuda/hamming_collect.h."""
+    if way == PRODUCTS:
+        return PRODUCTS_ROWS
+    return 256 * (4 if width <= 8 else 2) * (8 if way == FEW else 1)
+
+
+def splits_for(query_blocks: int, rows: int, step: int, blocks: int) -> tuple[int, int]:
+    """Into how many parts of how many rows they are cut, so that few queries fill the device too."""
+    splits = max(1, min(blocks // max(1, query_blocks), -(-rows // step)))
     split_rows = -(-max(1, -(-rows // splits)) // step) * step
     return max(1, -(-rows // split_rows)), split_rows
+
+
+def collect_splits(queries: int, rows: int, width: int, way: int, device: torch.device) -> tuple[int, int]:
+    """As `splits_for`, of a launch of `collect`."""
+    if way == PRODUCTS:
+        warps = -(-queries // (64 if width <= 8 else 32))
+        processors = 132  # the tests' mirror has none
+        if device.type == "cuda":
+            processors = torch.cuda.get_device_properties(device).multi_processor_count
+        # Fewer warps make smaller blocks, of which a multiprocessor holds more.
+        blocks = BLOCKS_PRODUCTS * processors * max(1, PRODUCTS_WARPS // warps)
+        return splits_for(-(-warps // PRODUCTS_WARPS), rows, 8 * PRODUCTS_ROWS, blocks)
+    blocks = BLOCKS_FEW if way == FEW else BLOCKS
+    return splits_for(-(-queries // QUERIES[way]), rows, tile_rows(width, way), blocks)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Rows that are met by one launch of `collect`."""
+
+    first: int
+    last: int
+    splits: int
+    split_rows: int
+    first_split: int
+
+
+def stages_for(
+    ends: list[int], queries: int, width: int, way: int, device: torch.device
+) -> tuple[list[Stage], int]:  # and all splits
+    stages, first, splits = [], 0, 0
+    for last in ends:
+        count, split_rows = collect_splits(queries, last - first, width, way, device)
+        stages.append(Stage(first, last, count, split_rows, splits))
+        first, splits = last, splits + count
+    return stages, splits
+
+
+def stage_ends(rows: int, sample: int, factor: int) -> list[int]:
+    """Where stages end, each `factor` times as far as the one before; the first, at most twice as many times
+    as the sample."""
+    ends = [rows]
+    while ends[0] > 2 * factor * sample:
+        ends.insert(0, ends[0] // factor)
+    return ends
+
+
+def segment_rows(expected: float, splits: int, split_rows: int) -> int:
+    """Room for what a split may find where so many hits are expected in all of them."""
+    mean = expected / splits
+    return min(split_rows, int(mean + 6 * math.sqrt(mean)) + 16)
 
 
 @dataclass(frozen=True)
@@ -179,16 +252,18 @@ def parts_for(queries: int, rows: int, values: int, counter: int, blocks: int = 
     block = min(threads, 1 << max(0, queries - 1).bit_length())
     parts = threads // block
     wanted = -(-blocks // -(-queries // block))
+    least_rows = 4 * values // parts  # as clearing and adding up its counters costs
     splits = max(
-        1, min(wanted, rows // (parts * max(256, 4 * values))), -(-rows // (parts * MOST_THREAD_ROWS))
+        1, min(wanted, rows // (parts * max(16, least_rows))), -(-rows // (parts * MOST_THREAD_ROWS))
     )
     thread_rows = max(1, -(-rows // (splits * parts)))
     return Parts(max(1, -(-rows // (parts * thread_rows))), block, thread_rows, threads, window)
 
 
 def _chunks(count: int, each: int) -> Iterator[tuple[int, int]]:
-    """So many queries at a time that `each` values of all of them fit."""
-    step = max(1, min(MOST_QUERIES, MOST // max(1, each)))
+    """So many queries at a time that `each` values of all of them fit, about as many each time."""
+    most = max(1, min(MOST_QUERIES, MOST // max(1, each)))
+    step = max(1, -(-count // max(1, -(-count // most))))
     for first in range(0, count, step):
         yield first, min(count, first + step)
 
@@ -255,35 +330,48 @@ class Hits:
     ends: torch.Tensor  # [Q, splits] int64: candidates of a query up to the end of each segment
 
 
+def _collect_stage(
+    queries: Codes,
+    database: Codes,
+    stage: Stage,
+    way: int,
+    limits: torch.Tensor,  # [Q] int32
+    enough: int,
+    hits: Hits,
+    counts: torch.Tensor,  # [Q, splits] int32, written
+    totals: torch.Tensor | None,  # [Q, values] int64, added to
+) -> None:
+    _launch(
+        "hamming_collect", counts, queries.words, queries.count, database.words, database.count, stage.first,
+        stage.last, queries.width, limits, enough, stage.splits, stage.split_rows, stage.first_split,
+        counts.shape[1], hits.candidates, hits.starts, hits.capacity, counts, totals, queries.values, way,
+    )  # fmt: skip
+
+
 def _collect(
     queries: Codes,
     database: Codes,
     limits: torch.Tensor,  # [Q] int32
     enough: int,  # rows by (distance, index) that are wanted of each query
     expected: int,  # candidates of a query
-    products: bool = False,
+    products: bool | None = None,
 ) -> Hits | None:
     """The rows within each query's limit; None where they need too much memory at once."""
-    way = PRODUCTS if products else MANY if queries.count >= MANY_FROM else FEW
-    step = tile_rows(queries.width, way)
-    splits, split_rows = splits_for(-(-queries.count // QUERIES[way]), database.count, step)
-    mean = expected / splits
-    capacity = min(split_rows, int(mean + 6 * math.sqrt(mean)) + 32)
+    device = queries.words.device
+    way = way_for(queries.count, queries.width, device, products)
+    stages, splits = stages_for([database.count], queries.count, queries.width, way, device)
+    capacity = segment_rows(expected, splits, stages[0].split_rows)
     if queries.count > 1 and queries.count * splits * capacity > 2 * MOST:
         return None
-    device = queries.words.device
     found = torch.empty((queries.count, splits), dtype=torch.int32, device=device)
 
-    ones = database.ones if products and queries.width > 4 else None
+    def run(size: int, starts: torch.Tensor | None) -> torch.Tensor:
+        candidates = torch.empty(size, dtype=torch.int64, device=device)
+        hits = Hits(candidates, starts, capacity, found)
+        _collect_stage(queries, database, stages[0], way, limits, enough, hits, found, None)
+        return candidates
 
-    def run(candidates: torch.Tensor, starts: torch.Tensor | None) -> None:
-        _launch(
-            "hamming_collect", found, queries.words, queries.count, database.words, database.count,
-            queries.width, limits, ones, enough, splits, split_rows, candidates, starts, capacity, found, way,
-        )  # fmt: skip
-
-    candidates = torch.empty(queries.count * splits * capacity, dtype=torch.int64, device=device)
-    run(candidates, None)
+    candidates = run(queries.count * splits * capacity, None)
     ends = found.cumsum(1, dtype=torch.int64)
     if int(found.max()) <= capacity:
         return Hits(candidates, None, capacity, ends)
@@ -293,14 +381,7 @@ def _collect(
     if total > MOST and queries.count > 1:
         return None
     starts = flat.view(found.shape) - found
-    candidates = torch.empty(total, dtype=torch.int64, device=device)
-    run(candidates, starts)
-    return Hits(candidates, starts, 0, ends)
-
-
-def tile_rows(width: int, way: int) -> int:
-    """Rows that a block of `collect` takes at a time, see csrc/cuda/hamming_collect.h."""
-    return 256 * (4 if width <= 8 or way == PRODUCTS else 2) * (8 if way == FEW else 1)
+    return Hits(run(total, starts), starts, 0, ends)
 
 
 def _select(
@@ -320,21 +401,17 @@ def search(
     queries: torch.Tensor,  # [Q, bytes] uint8
     database: torch.Tensor,  # [M, bytes] uint8
     k: int,
-    products: bool = False,
+    products: bool | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # int32 [Q, k] distances, int64 [Q, k] indices
-    """The k nearest rows of each query by (distance, index); the host waits twice for each set of queries.
+    """The k nearest rows of each query by (distance, index); the host waits once for each set of queries.
 
-    products: compare by 1-bit matrix products, for GPUs of compute capability 8 and 9. Nobody asks for it but
-    the tests and benchmarks, until a GPU has shown where it pays.
+    products: compare by 1-bit matrix products: None: where the device has them, by MANY_FROM queries or more.
     """
     distances = torch.empty((len(queries), k), dtype=torch.int32, device=queries.device)
     indices = torch.empty((len(queries), k), dtype=torch.int64, device=queries.device)
     x, y = as_words(queries, False), as_words(database, True)
-    sample = max(y.count // SAMPLE, min(y.count, LEAST_SAMPLE))
-    if k > sample // 2:
-        sample = y.count
-    for first, last in _chunks(x.count, max(2 * k * y.count // sample, x.values)):
-        _search(x.rows(first, last), y, k, sample, products, distances[first:last], indices[first:last])
+    for first, last in _chunks(x.count, max(2 * k * SAMPLE_LARGE if k > LARGE_K else 1, x.values)):
+        _search(x.rows(first, last), y, k, products, distances[first:last], indices[first:last])
     return distances, indices
 
 
@@ -342,24 +419,133 @@ def _search(
     queries: Codes,
     database: Codes,
     k: int,
-    sample: int,
-    products: bool,
+    products: bool | None,
     distances: torch.Tensor,  # [Q, k] int32, written
     indices: torch.Tensor,  # [Q, k] int64, written
 ) -> None:
-    within = _totals(queries, database, sample)[0].cumsum(1)  # [Q, values]: rows up to each distance
-    limits = (within < k).sum(1, dtype=torch.int32)  # the least distance up to which k rows lie
-    most = int(within.gather(1, limits[:, None].long()).max())
-    most += 4 * math.isqrt(most) + 4  # what a sample of so many may miss
-    hits = _collect(queries, database, limits, k, most * database.count // sample, products)
+    limits = torch.full((queries.count,), queries.bits, dtype=torch.int32, device=queries.words.device)
+    if k <= LARGE_K:
+        within = _search_small(queries, database, k, limits, products, distances, indices)
+        if within is None:
+            return
+        expected = _most(within, limits)
+    else:
+        sample = max(database.count // SAMPLE_LARGE, min(database.count, LEAST_SAMPLE))
+        if k > sample // 2:
+            sample = database.count
+        within = _totals(queries, database, sample)[0]
+        _limit(within, k, limits)
+        most = _most(within, limits)
+        expected = (most + 4 * math.isqrt(most) + 4) * database.count // sample
+    _search_large(queries, database, k, limits, expected, products, distances, indices)
+
+
+def _limit(
+    totals: torch.Tensor,  # [Q, values] int64
+    k: int,
+    limits: torch.Tensor,  # [Q] int32, lowered to the least distance up to which k rows lie
+) -> None:
+    _launch("hamming_limits", totals, totals, *totals.shape, k, limits)
+
+
+def _most(
+    totals: torch.Tensor,  # [Q, values] int64
+    limits: torch.Tensor,  # [Q] int32
+) -> int:
+    """The most rows that any query has within its limit."""
+    return int(totals.cumsum(1).gather(1, limits[:, None].long()).max())
+
+
+def _search_small(
+    queries: Codes,
+    database: Codes,
+    k: int,
+    limits: torch.Tensor,  # [Q] int32, lowered to what k rows lie within
+    products: bool | None,
+    distances: torch.Tensor,  # [Q, k] int32, written
+    indices: torch.Tensor,  # [Q, k] int64, written
+) -> torch.Tensor | None:  # [Q, values] int64
+    """Writes the answer; or tells how many rows lie at each distance, within the limits at least, where
+    candidates did not fit in where they were expected."""
+    device, rows = queries.words.device, database.count
+    way = way_for(queries.count, queries.width, device, products)
+    sample = min(rows, max(rows // (SAMPLE_FEW if way == FEW else SAMPLE), LEAST_SAMPLE, 4 * k))
+    factor = STAGE if queries.count * rows >= SMALL else STAGE_SMALL
+    ends = [rows] if way == FEW else stage_ends(rows, sample, factor)
+    stages, splits = stages_for(ends, queries.count, queries.width, way, device)
+    # The k-th distance of the rows before a stage is that of one more or less by chance.
+    bound = TIES * (k + 4 * math.sqrt(k) + 12)
+    capacity = max(
+        segment_rows(
+            bound * (stage.last - stage.first) / max(stage.first, sample), stage.splits, stage.split_rows
+        )
+        for stage in stages
+    )
+    if queries.count > 1 and queries.count * splits * capacity > 4 * MOST:
+        half = queries.count // 2
+        for part in (slice(0, half), slice(half, queries.count)):
+            _search(
+                queries.rows(part.start, part.stop), database, k, products, distances[part], indices[part]
+            )
+        return None
+
+    _limit(_totals(queries, database, sample)[0], k, limits)
+    totals = torch.zeros((queries.count, queries.values), dtype=torch.int64, device=device)
+    counts = torch.empty((queries.count, splits), dtype=torch.int32, device=device)
+    failed = torch.zeros(1, dtype=torch.int32, device=device)
+    candidates = torch.empty(queries.count * splits * capacity, dtype=torch.int64, device=device)
+    hits = Hits(candidates, None, capacity, counts)
+    for stage in stages:
+        _collect_stage(queries, database, stage, way, limits, k, hits, counts, totals)
+        _limit(totals, k, limits)
+    threads, lanes = (1024, 1) if splits >= 256 else (256, 8)
+    _launch(
+        "hamming_nearest", counts, candidates, capacity, splits, counts, limits, queries.count, k, threads,
+        lanes, indices, distances, failed,
+    )  # fmt: skip
+    if not int(failed):
+        return None
+    if int(counts.max()) > capacity:
+        return totals
+    _select_all(
+        Hits(candidates, None, capacity, counts.cumsum(1, dtype=torch.int64)),
+        k,
+        queries.values,
+        indices,
+        distances,
+    )
+    return None
+
+
+def _search_large(
+    queries: Codes,
+    database: Codes,
+    k: int,
+    limits: torch.Tensor,  # [Q] int32: up to it each query has k rows
+    expected: int,  # rows up to it, of a query
+    products: bool | None,
+    distances: torch.Tensor,  # [Q, k] int32, written
+    indices: torch.Tensor,  # [Q, k] int64, written
+) -> None:
+    hits = _collect(queries, database, limits, k, expected, products)
     if hits is None:
         half = queries.count // 2
         for part in (slice(0, half), slice(half, queries.count)):
             some = queries.rows(part.start, part.stop)
-            _search(some, database, k, sample, products, distances[part], indices[part])
+            _search_large(some, database, k, limits[part], expected, products, distances[part], indices[part])
         return
-    offsets = torch.arange(queries.count + 1, device=limits.device) * k
-    _select(hits, offsets, queries.values, indices, distances)
+    _select_all(hits, k, queries.values, indices, distances)
+
+
+def _select_all(
+    hits: Hits,
+    k: int,
+    values: int,
+    indices: torch.Tensor,  # [Q, k] int64, written
+    distances: torch.Tensor,  # [Q, k] int32, written
+) -> None:
+    offsets = torch.arange(len(hits.ends) + 1, device=indices.device) * k
+    _select(hits, offsets, values, indices, distances)
 
 
 def range_search(
