@@ -347,3 +347,29 @@ def test_neighbours_and_distances_through_the_public_functions(triton: Running) 
     assert triton.families() == ["pairwise", "topk"] * 3
     batched = minerlib.pairwise_distance(x.reshape(2, 3, 5), backend="triton")
     assert np.array_equal(batched[1], reference.pairwise_distance(x[3:], x[3:], "sqeuclidean"))
+
+
+@pytest.mark.parametrize(("place", "other"), [(700, 701), (66, 66 + 1024), (67, 66 + 1024)])
+def test_columns_that_share_a_lane_of_the_filter(place: int, other: int) -> None:
+    """The list holds the best of a lane alone; its other columns are looked at where they may be as near."""
+    labels = torch.arange(1100).flip(0)  # the filter's order is from the last column to the first
+    y = torch.randn(1100, 9, generator=torch.Generator().manual_seed(0))
+    last, first = 1099 - place, 1099 - other
+    y[last] = y[first]
+    x, marks = y[[first, 5, last]] + 1e-6, labels[[5, 5, 5]]
+    arguments = {"reference": y, "reference_labels": labels}
+    found = minerlib.mine(x, marks, "batch-hard", **arguments, backend="triton")
+    wanted = minerlib.mine(x, marks, "batch-hard", **arguments, backend="reference")
+    assert wanted.negatives[0] == first
+    assert torch.equal(found.negatives, wanted.negatives)
+
+
+@pytest.mark.parametrize("count", [1, 2, 300])
+def test_labels_are_ranked_as_a_stable_sort_has_them(count: int) -> None:
+    from tritonkernels import labels
+
+    generator = torch.Generator().manual_seed(count)
+    values = torch.tensor([-(1 << 63), -1, 0, 5, (1 << 63) - 1])
+    marks = values[torch.randint(0, 5, (count,), generator=generator)]
+    for found, wanted in zip(labels._sorted(marks), torch.sort(marks, stable=True), strict=True):
+        assert torch.equal(found, wanted)

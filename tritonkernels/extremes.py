@@ -4,13 +4,14 @@ anchors [N, D], columns [M, D], labels -> found [4, N] int64, -1 for none. Decid
 selection values, ties by the lowest index.
 
 `filter_kernel` multiplies tiles in float16 with both sides in the order of their classes, so that positives
-lie in a narrow range of columns. Each lane of a tile (a column modulo the tile's width) keeps its best
-value, where it was, and its second best. At the end the best lanes become a short list, and `rest` bounds
-from below whatever is not listed. Values are signed so that smaller is better: near - a.b is a lower bound
-for the nearest column, a.b - far for the farthest (filter.py). `decide_kernel` keeps the listed columns
-whose lower bound does not exceed the least upper bound; one is certified, a few are compared in float64,
-and where `rest` does not exceed the bound either the whole row is computed in float64.
-Memory: N * splits * 36 bytes beside the operands. Limits: M < 2^31. Source: EXT eq. 3, 9-12; DESIGN of
+lie in a narrow range of columns. Each lane of a tile (two neighbouring columns of it) keeps its best
+value, where it was, and its second best. At the end the best lanes become a short list, and `rests` bound
+from below what is not listed: in the lane where the least of it lies, and elsewhere. Values are signed so
+that smaller is better: near - a.b is a lower bound for the nearest column, a.b - far for the farthest
+(filter.py). `decide_kernel` keeps the listed columns whose lower bound does not exceed the least upper
+bound; one is certified, a few are compared in float64, and where a rest does not exceed the bound either
+that lane's columns, or all, are computed in float64.
+Memory: N * splits * 44 bytes beside the operands. Limits: M < 2^31. Source: EXT eq. 3, 9-12; DESIGN of
 csrc/cpu.
 """
 
@@ -50,31 +51,46 @@ NEVER = tl.constexpr(float("inf"))
 
 
 @triton.jit
-def _keep(best, second, place, value, column):
-    """Offers a tile's values to the lanes."""
-    better = value < best
-    second = tl.minimum(second, tl.maximum(value, best))
-    place = tl.where(better, column, place)
-    return tl.minimum(best, value), second, place
+def _keep(best, second, place, value, column, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Offers a tile's values to the lanes, each of two neighbouring columns: a thread holds both."""
+    even, odd = tl.split(tl.reshape(value, [ROWS, COLUMNS // 2, 2]))
+    lower, higher = tl.minimum(even, odd), tl.maximum(even, odd)
+    second = tl.minimum(tl.minimum(second, higher), tl.maximum(lower, best))
+    place = tl.where(lower < best, tl.where(odd < even, column + 1, column), place)
+    return tl.minimum(best, lower), second, place
+
+
+@triton.jit
+def _wanted(value, far_value, same, own_place, at, POSITIVE: tl.constexpr):
+    """A tile's values without those that are not asked for."""
+    wanted = same if POSITIVE else ~same
+    wanted = wanted & (own_place[:, None] != at[None, :])
+    return tl.where(wanted, value, NEVER), tl.where(wanted, far_value, NEVER)
 
 
 @triton.jit
 def _store_list(
-    best, second, place, row, split, splits, values, found, rests,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, KEPT: tl.constexpr,
+    best, second, place, row, split, splits, values, found, rests, rest_lanes,
+    ROWS: tl.constexpr, LANES: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
-    """The KEPT best lanes of each row, and a lower bound of everything else."""
+    """The best columns of the KEPT best lanes, and lower bounds: of the lane where the least of everything
+    else lies, and of what is neither listed nor in that lane."""
     rows = row + tl.arange(0, ROWS)
-    lane = tl.arange(0, COLUMNS)
+    lane = tl.arange(0, LANES)
     for c in tl.static_range(KEPT):
         least, at = tl.min(best, axis=1), tl.argmin(best, axis=1)
         chosen = lane[None, :] == at[:, None]
-        column = tl.sum(tl.where(chosen, place, 0), axis=1) + at
+        column = tl.sum(tl.where(chosen, place, 0), axis=1) + 2 * at
         slot = (rows * splits + split) * KEPT + c
         tl.store(values + slot, least)
         tl.store(found + slot, tl.where(least < NEVER, column, -1))
         best = tl.where(chosen, NEVER, best)
-    tl.store(rests + rows * splits + split, tl.min(tl.minimum(best, second), axis=1))
+    rest = tl.minimum(best, second)
+    at = tl.argmin(rest, axis=1)
+    slot = rows * splits + split
+    tl.store(rests + 2 * slot, tl.min(rest, axis=1))
+    tl.store(rests + 2 * slot + 1, tl.min(tl.where(lane[None, :] == at[:, None], NEVER, rest), axis=1))
+    tl.store(rest_lanes + slot, at)
 
 
 @triton.jit
@@ -90,10 +106,12 @@ def filter_kernel(
     column_bits,  # [Mp, W] int64
     values,  # [Np, splits, KEPT] float32
     places,  # [Np, splits, KEPT] int32, packed positions
-    rests,  # [Np, splits] float32
+    rests,  # [Np, splits, 2] float32
+    rest_lanes,  # [Np, splits] int32
     far_values,  # of the farthest, where BOTH
     far_places,
     far_rests,
+    far_rest_lanes,
     anchors,
     columns,
     dims,
@@ -112,8 +130,9 @@ def filter_kernel(
 ):
     row, split = tl.program_id(0).to(tl.int64) * ROWS, tl.program_id(1)
     rows, lane = row + tl.arange(0, ROWS), tl.arange(0, COLUMNS)
-    best = tl.full([ROWS, COLUMNS], NEVER, tl.float32)
-    second, place = best, tl.full([ROWS, COLUMNS], 0, tl.int32)
+    LANES: tl.constexpr = COLUMNS // 2
+    best = tl.full([ROWS, LANES], NEVER, tl.float32)
+    second, place = best, tl.full([ROWS, LANES], 0, tl.int32)
     far_best, far_second, far_place = best, best, place
     factor = sign.to(tl.float32)
     own_place = tl.where(own != 0, rows, -1).to(tl.int32)
@@ -122,11 +141,12 @@ def filter_kernel(
         own_class = rows * 0
     else:
         own_class = tl.load(anchor_class + rows)
+        lowest = tl.load(anchor_class + row)
+        highest = tl.load(anchor_class + tl.minimum(row + ROWS, anchors) - 1)
+        begin = tl.load(starts + tl.maximum(lowest, 0)).to(tl.int32)
+        end = tl.load(starts + highest + 1).to(tl.int32)
         if POSITIVE:
-            lowest = tl.load(anchor_class + row)
-            highest = tl.load(anchor_class + tl.minimum(row + ROWS, anchors) - 1)
-            first = tl.load(starts + tl.maximum(lowest, 0)).to(tl.int32) // COLUMNS * COLUMNS
-            last = tl.load(starts + highest + 1).to(tl.int32)
+            first, last = begin // COLUMNS * COLUMNS, end
     if WHOLE:
         left = load_anchors(a, row, dims, 0, ROWS, DEPTH)
     for column in range(first + split * COLUMNS, last, splits * COLUMNS):
@@ -136,26 +156,30 @@ def filter_kernel(
             dots = tl.dot(left, right, input_precision="ieee")
         else:
             dots = tile_dots(a, b, row, column, dims, ROWS, COLUMNS, DEPTH, "ieee")
+        edge = tl.load(edges + at)[None, :]
+        if BOTH:
+            value, far_value = edge - dots, dots - tl.load(far + at)[None, :]
+        else:  # one multiply-add: products with 1 or -1 are exact
+            value = factor * edge - factor * dots
+            far_value = value
         if MULTI:
             j = at.to(tl.int64)
             everyone = rows >= 0
             same = shared(anchor_bits, column_bits, rows, j, everyone, j >= 0, words)
-        else:
+            value, far_value = _wanted(value, far_value, same, own_place, at, POSITIVE)
+        elif (column < end) & (column + COLUMNS > begin):  # other tiles hold no positive
             same = own_class[:, None] == tl.load(column_class + at)[None, :]
-        wanted = same if POSITIVE else ~same
-        wanted = wanted & (own_place[:, None] != at[None, :])
-        edge = tl.load(edges + at)[None, :]
+            value, far_value = _wanted(value, far_value, same, own_place, at, POSITIVE)
+        best, second, place = _keep(best, second, place, value, column, ROWS, COLUMNS)
         if BOTH:
-            value = tl.where(wanted, edge - dots, NEVER)
-            far_value = tl.where(wanted, dots - tl.load(far + at)[None, :], NEVER)
-            far_best, far_second, far_place = _keep(far_best, far_second, far_place, far_value, column)
-        else:  # one multiply-add: products with 1 or -1 are exact
-            value = tl.where(wanted, factor * edge - factor * dots, NEVER)
-        best, second, place = _keep(best, second, place, value, column)
-    _store_list(best, second, place, row, split, splits, values, places, rests, ROWS, COLUMNS, KEPT)
+            far_best, far_second, far_place = _keep(
+                far_best, far_second, far_place, far_value, column, ROWS, COLUMNS
+            )
+    _store_list(best, second, place, row, split, splits, values, places, rests, rest_lanes,
+                ROWS, LANES, KEPT)  # fmt: skip
     if BOTH:
-        _store_list(far_best, far_second, far_place, row, split, splits, far_values, far_places,
-                    far_rests, ROWS, COLUMNS, KEPT)  # fmt: skip
+        _store_list(far_best, far_second, far_place, row, split, splits, far_values, far_places, far_rests,
+                    far_rest_lanes, ROWS, LANES, KEPT)  # fmt: skip
 
 
 # ------------------------------------------------------------------ float64
@@ -181,12 +205,14 @@ def decide_kernel(
     column_bits,  # [Mp, W] int64, packed order
     values,  # [Np, splits, KEPT] float32
     listed,  # [Np, splits, KEPT] int32
-    rests,  # [Np, splits] float32
+    rests,  # [Np, splits, 2] float32
+    rest_lanes,  # [Np, splits] int32
     found,  # [N] int64
     columns,
     dims,
     words,
     splits,
+    tile,  # columns of the filter's tile
     own,  # 1 in self-mining
     positive,  # 1: among the positives
     exact,
@@ -205,8 +231,12 @@ def decide_kernel(
     slot, there = packed_row * splits * KEPT + lane, lane < splits * KEPT
     value = tl.load(values + slot, mask=there, other=NEVER).to(tl.float64)
     place = tl.load(listed + slot, mask=there, other=-1).to(tl.int64)
-    rest = tl.load(rests + packed_row * splits + split, mask=split < splits, other=NEVER)
-    rest = tl.min(rest, axis=0).to(tl.float64)
+    bounds, bounded = 2 * (packed_row * splits + split), split < splits
+    rest = tl.load(rests + bounds, mask=bounded, other=NEVER).to(tl.float64)
+    beyond = tl.load(rests + bounds + 1, mask=bounded, other=NEVER).to(tl.float64)
+    least_split = tl.argmin(rest, axis=0)
+    beyond = tl.min(tl.minimum(beyond, tl.where(split == least_split, NEVER, rest)), axis=0)
+    rest = tl.min(rest, axis=0)
     live = place >= 0
     place = tl.maximum(place, 0)
     column = place
@@ -216,45 +246,61 @@ def decide_kernel(
     error = tl.where(exact != 0, error.to(tl.float64), 0.0)
     bound = tl.min(tl.where(live, value + 2.0 * error, NEVER), axis=0)
     live = live & (value <= bound)
-    hidden = (rest < NEVER) & (rest <= bound) & (exact != 0)
-    hidden = hidden | (tl.load(parameters + USABLE) == 0.0)
+    open_ = tl.load(parameters + USABLE) == 0.0
+    whole = ((beyond < NEVER) & (beyond <= bound) & (exact != 0)) | open_
+    hidden = ((rest < NEVER) & (rest <= bound) & (exact != 0)) | open_
     takes_part = tl.load(x_largest + row) >= 0
     count = tl.sum(tl.where(live, 1, 0), axis=0)
     best = tl.min(tl.where(live, column, columns), axis=0).to(tl.int64)
-    if takes_part & hidden:
-        best = _whole_row(
-            x, y, y_largest, x_norms, y_norms, y_order, anchor_class, column_class, starts, anchor_bits,
-            column_bits, row, packed_row, columns, dims, words, own, positive, sign, MULTI, COSINE, COLUMNS,
-        )  # fmt: skip
-    elif takes_part & (count > 1) & (exact != 0):
+    if takes_part & (hidden | ((count > 1) & (exact != 0))):
         i = row + column * 0
         selection = sign * pair_selections(x, y, x_norms, y_norms, i, column, live, dims, COSINE)
         selection = tl.where(live, selection, NEVER)
         least = tl.min(selection, axis=0)
         best = tl.min(tl.where(live & (selection == least), column, columns), axis=0).to(tl.int64)
+        if hidden:
+            first, stride, last, shift = 0, 1, columns, 0
+            if MULTI:
+                lane_alone = not whole
+            else:
+                lane_alone = (not whole) & (positive == 0)  # the positives of a class are few
+                if positive != 0:
+                    own_class = tl.load(anchor_class + packed_row)
+                    first = tl.load(starts + tl.maximum(own_class, 0)).to(tl.int32)
+                    last = tl.load(starts + own_class + 1).to(tl.int32)
+            if lane_alone:
+                first = least_split * tile + 2 * tl.load(rest_lanes + packed_row * splits + least_split)
+                stride, shift = splits * tile, 1
+            other, where = _among(
+                x, y, y_largest, x_norms, y_norms, y_order, anchor_class, column_class, anchor_bits,
+                column_bits, row, packed_row, first, stride, shift, last, columns, dims, words, own, positive,
+                sign, MULTI, COSINE, COLUMNS,
+            )  # fmt: skip
+            best = tl.where((other < least) | ((other == least) & (where < best)), where, best)
     tl.store(found + row, tl.where(takes_part & (best < columns), best, -1))
 
 
 @triton.jit
-def _whole_row(
-    x, y, y_largest, x_norms, y_norms, y_order, anchor_class, column_class, starts, anchor_bits, column_bits,
-    row, packed_row, columns, dims, words, own, positive, sign,
+def _among(
+    x, y, y_largest, x_norms, y_norms, y_order, anchor_class, column_class, anchor_bits, column_bits,
+    row, packed_row, first, stride, shift, last, columns, dims, words, own, positive, sign,
     MULTI: tl.constexpr, COSINE: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """The best column of a row from canonical values of all of them; `columns` where there is none."""
+    """The best of some columns by canonical values, and its value; `columns` where there is none.
+
+    They stand in runs of 2^shift, every `stride` packed places from `first` on, before `last`.
+    """
     lane = tl.arange(0, COLUMNS)
     best = tl.full([COLUMNS], NEVER, tl.float64)
     where = tl.full([COLUMNS], 0, tl.int64) + columns
-    first, last = 0, columns
     own_class = 0
     if not MULTI:
         own_class = tl.load(anchor_class + packed_row)
-        if positive != 0:
-            first = tl.load(starts + tl.maximum(own_class, 0)).to(tl.int32)
-            last = tl.load(starts + own_class + 1).to(tl.int32)
-    for start in range(first, last, COLUMNS):
-        place = (start + lane).to(tl.int64)
-        live = place < last
+    count = ((last - first + stride - 1) // stride) << shift
+    for start in range(0, count, COLUMNS):
+        at = start + lane
+        place = (first + (at >> shift) * stride + (at & ((1 << shift) - 1))).to(tl.int64)
+        live = (at < count) & (place < last)
         if MULTI:
             common = tl.full([COLUMNS], 0, tl.int64)
             for word in range(words):
@@ -273,7 +319,7 @@ def _whole_row(
         better = live & ((selection < best) | ((selection == best) & (column < where)))
         best, where = tl.where(better, selection, best), tl.where(better, column, where)
     least = tl.min(best, axis=0)
-    return tl.min(tl.where(best == least, where, columns), axis=0).to(tl.int64)
+    return least, tl.min(tl.where(best == least, where, columns), axis=0).to(tl.int64)
 
 
 # ------------------------------------------------------------------ launcher
@@ -283,7 +329,7 @@ def _whole_row(
 class ExtremesConfig:
     """Tile of the filter, candidates kept of a split, columns a step of a whole row."""
 
-    rows: int = 64
+    rows: int = 128
     columns: int = 64
     kept: int = 4
     num_warps: int = 8
@@ -297,24 +343,34 @@ class ExtremesConfig:
 
 
 ONE_SIDE = ExtremesConfig()
-#: What two lists keep would not fit the registers with wider tiles.
-BOTH_SIDES = ExtremesConfig(columns=32)
+#: What two lists keep, or the words of label sets, would not fit the registers with larger tiles.
+BOTH_SIDES = ExtremesConfig(rows=64)
+LABEL_SETS = ExtremesConfig(rows=64)
+LABEL_SETS_BOTH = ExtremesConfig(rows=64, columns=32)
+#: So that two programs fit a multiprocessor, and one multiplies while the other compares; nothing spills.
+TWO_PROGRAMS = {"maxnreg": 128}
 #: Programs that fill a large GPU twice over; fewer rows than that split the columns.
 PROGRAMS = 264
 MOST_SPLITS = 16
 
 
-def _config(both: bool) -> ExtremesConfig:
+def _config(both: bool, multi: bool) -> ExtremesConfig:
+    if multi:
+        return LABEL_SETS_BOTH if both else LABEL_SETS
     return BOTH_SIDES if both else ONE_SIDE
 
 
-def _filter_options(hip: bool, POSITIVE: bool, BOTH: bool, **_: Any) -> dict[str, int]:
-    options = {"num_warps": _config(BOTH).filter_warps(hip), "num_stages": _config(BOTH).num_stages}
-    return {**options, **ALL_REGISTERS} if POSITIVE else options
+def _filter_options(hip: bool, POSITIVE: bool, BOTH: bool, MULTI: bool, **_: Any) -> dict[str, int]:
+    config = _config(BOTH, MULTI)
+    options = {"num_warps": config.filter_warps(hip), "num_stages": config.num_stages}
+    if POSITIVE:
+        return {**options, **ALL_REGISTERS}
+    return options if BOTH or MULTI else {**options, **TWO_PROGRAMS}
 
 
-def _filter_constants(BOTH: bool, **_: Any) -> dict[str, int]:
-    return {"ROWS": _config(BOTH).rows, "COLUMNS": _config(BOTH).columns, "KEPT": _config(BOTH).kept}
+def _filter_constants(BOTH: bool, MULTI: bool, **_: Any) -> dict[str, int]:
+    config = _config(BOTH, MULTI)
+    return {"ROWS": config.rows, "COLUMNS": config.columns, "KEPT": config.kept}
 
 
 _DOUBLES = ("x_largest", "y_largest", "x_norms", "y_norms", "parameters")
@@ -322,17 +378,20 @@ _LABELS = {**dict.fromkeys(("starts", "anchor_bits", "column_bits"), "*i64"),
            **dict.fromkeys(("anchor_class", "column_class"), "*i32")}  # fmt: skip
 FILTER = Kernel(
     filter_kernel,
-    {"a": "*fp16", "b": "*fp16", **_LABELS, **dict.fromkeys(("places", "far_places"), "*i32"),
+    {"a": "*fp16", "b": "*fp16", **_LABELS,
+     **dict.fromkeys(("places", "rest_lanes", "far_places", "far_rest_lanes"), "*i32"),
      **dict.fromkeys(("edges", "far", "values", "rests", "far_values", "far_rests"), "*fp32")},
     [{**choice, "WHOLE": whole, "DEPTH": depth}
      for choice in choices(POSITIVE=(False, True), BOTH=(False, True), MULTI=(False, True))
      for whole, depth in ((True, 64), (True, 128), (False, 64))],
     _filter_options, _filter_constants,
-    ("a", "b", "edges", "far", "values", "places", "rests", "far_values", "far_places", "far_rests", "dims"),
+    ("a", "b", "edges", "far", "values", "places", "rests", "rest_lanes", "far_values", "far_places",
+     "far_rests", "far_rest_lanes", "dims"),
 )  # fmt: skip
 DECIDE = Kernel(
     decide_kernel,
-    {"x": "*kind", "y": "*kind", **dict.fromkeys(_DOUBLES, "*fp64"), **_LABELS, "listed": "*i32",
+    {"x": "*kind", "y": "*kind", **dict.fromkeys(_DOUBLES, "*fp64"), **_LABELS,
+     **dict.fromkeys(("listed", "rest_lanes"), "*i32"),
      **dict.fromkeys(("x_errors", "y_errors", "values", "rests"), "*fp32"),
      **dict.fromkeys(("x_order", "y_order", "found"), "*i64")},
     choices(kind=KINDS, MULTI=(False, True), COSINE=(False, True), SPLITS=(1, MOST_SPLITS)),
@@ -419,7 +478,7 @@ class _Plan:
         n, m, dims = len(rows.x), len(rows.y), self.operands.dims
         signs = [1 - 2 * (extreme % 2) for extreme in wanted]
         both = len(signs) == 2
-        config = _config(both)
+        config = _config(both, labels.multi)
         tiles = blocks(m, config.columns)
         splits = 1
         if labels.multi or not positive:
@@ -431,12 +490,13 @@ class _Plan:
             lists += [
                 torch.empty(len(a.rows), listed, dtype=torch.float32, device=found.device),
                 torch.empty(len(a.rows), listed, dtype=torch.int32, device=found.device),
-                torch.empty(len(a.rows), splits, dtype=torch.float32, device=found.device),
+                torch.empty(len(a.rows), splits, 2, dtype=torch.float32, device=found.device),
+                torch.empty(len(a.rows), splits, dtype=torch.int32, device=found.device),
             ]
         FILTER(
             (blocks(n, config.rows), splits), a.rows, b.rows, b.near if signs[0] > 0 else b.far, b.far,
             self.anchor_class, self.column_class, labels.starts, self.anchor_bits, self.column_bits,
-            *lists[:3], *lists[-3:], n, m, dims, labels.words, splits, int(labels.own), signs[0],
+            *lists[:4], *lists[-4:], n, m, dims, labels.words, splits, int(labels.own), signs[0],
             POSITIVE=positive, BOTH=both, MULTI=labels.multi, WHOLE=dims == self.operands.depth,
             DEPTH=self.operands.depth,
         )  # fmt: skip
@@ -447,8 +507,8 @@ class _Plan:
                 self.operands.parameters, a.errors, b.errors,
                 labels.starts if x_order is None else x_order, labels.starts if y_order is None else y_order,
                 self.anchor_class, self.column_class, labels.starts, self.anchor_bits, self.column_bits,
-                *lists[3 * place : 3 * place + 3], found[extreme], m, rows.x.shape[1], labels.words, splits,
-                int(labels.own), int(positive), int(exact), sign, MULTI=labels.multi,
+                *lists[4 * place : 4 * place + 4], found[extreme], m, rows.x.shape[1], labels.words, splits,
+                config.columns, int(labels.own), int(positive), int(exact), sign, MULTI=labels.multi,
                 COSINE=rows.metric == "cosine", SPLITS=1 if splits == 1 else MOST_SPLITS,
             )  # fmt: skip
 

@@ -217,9 +217,12 @@ def pack_kernel(
     tl.store(far + r, tl.where(live, high, float("-inf")))
 
 
+#: The mean is a chain of steps in few programs: long steps, and few of them.
+CENTER_CONFIG = RowsConfig(rows=64, depth=32, num_warps=8)
 CENTER = Kernel(
     center_kernel, {"y": "*kind", **dict.fromkeys(("y_largest", "y_norms", "parameters", "center"), "*fp64")},
-    choices(kind=KINDS), _ROWS_OPTIONS, _ROWS_CONSTANTS,
+    choices(kind=KINDS), always(num_warps=CENTER_CONFIG.num_warps),
+    always(ROWS=CENTER_CONFIG.rows, DEPTH=CENTER_CONFIG.depth),
 )  # fmt: skip
 _DOUBLES = ("x_largest", "x_norms", "parameters", "center", "half_norms", "relative")
 PACK = Kernel(
@@ -396,7 +399,7 @@ def prepare(
     center = torch.empty(dims, dtype=torch.float64, device=device)
     with on_device(x):
         CENTER(
-            (blocks(dims, ROWS_CONFIG.depth),), y, y_largest, y_norms, parameters, center, len(y), dims,
+            (blocks(dims, CENTER_CONFIG.depth),), y, y_largest, y_norms, parameters, center, len(y), dims,
             min(len(y), 256), int(normalise),
         )  # fmt: skip
     space_arguments = (parameters, center, limits, space, precision)

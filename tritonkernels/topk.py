@@ -6,11 +6,11 @@ columns; k <= M.
 Certified selection, a chunk of rows at a time. The filter (filter.py) gives low(i, j) = near_j - a_i . b_j,
 and the row's error e_i with it: the true value lies in low - e_i .. low + e_i + 2 e_j.
 
-1. `bound_kernel`: the least upper value of every group of GROUP columns. The k-th least of these is an
+1. `bound_kernel`: the least upper value of every group of columns. The k-th least of these is an
    upper bound of the k-th nearest: k groups hold a column at least as near.
 2. `candidates_kernel`: the columns whose lower value does not exceed that bound, in any order, at most
    `capacity`.
-3. `decide_kernel`: their canonical values; one stable sort in index order gives (value, index). A row with
+3. `decide_kernel`: their canonical values; a stable sort in index order gives (value, index). A row with
    more candidates than its list holds (duplicates, say) is decided by `whole_row_kernel` instead: canonical
    values of all columns, bisection for the k-th, and the k that belong to it take the places of the list.
 
@@ -22,7 +22,9 @@ a row. Source: SPEC section 5, nearest.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -30,11 +32,15 @@ import triton.language as tl
 
 from tritonkernels import filter as filters
 from tritonkernels.canonical import metric_norms, pair_selections
-from tritonkernels.filter import USABLE, Filter, tile_dots
+from tritonkernels.filter import USABLE, Filter, load_anchors, load_columns, tile_dots
 from tritonkernels.launching import CANONICAL, Kernel, always, blocks, choices, on_device
 from tritonkernels.pairwise import WIDE_KINDS, selections, to_metric, widened
 
-GROUP = 32  # columns of which the bound keeps the least value
+GROUPS = (
+    32,
+    128,
+)  # of so many columns the bound keeps the least value: the larger where there are many groups
+GROUPS_A_NEIGHBOUR = 16  # with fewer the bound gets loose
 FEWEST_COLUMNS = 1024  # from here on the filter is worth its preparation
 CHUNK_BYTES = 64 << 20
 PRECISION = "float16"
@@ -42,13 +48,13 @@ PRECISION = "float16"
 
 @dataclass(frozen=True)
 class TileConfig:
-    """Tile of the filter, and dimensions a step."""
+    """Tile of the filter."""
 
     rows: int = 64
     columns: int = 128
-    depth: int = 64  # divides what filter.py pads float16 rows to
+    tiles: int = 8  # of columns, one after another
     num_warps: int = 8
-    num_stages: int = 3
+    num_stages: int = 2
 
 
 @dataclass(frozen=True)
@@ -68,12 +74,26 @@ class WholeConfig:
     num_warps: int = 4
 
 
-TILE, PAIRS, WHOLE = TileConfig(), PairsConfig(), WholeConfig()
+#: Of `bound_kernel`, and of `candidates_kernel`, whose rare branch takes shared memory: two programs of each
+#: fit a multiprocessor of sm_90.
+BOUND_TILE, TILE = TileConfig(), TileConfig(columns=64, tiles=16, num_stages=3)
+PAIRS, WHOLE = PairsConfig(), WholeConfig()
 _INFINITY = tl.constexpr(float("inf"))
 EMPTY = tl.constexpr(0x7FFFFFFF)  # no column: sorts last
 
 
 # ------------------------------------------------------------------ filter
+
+
+@triton.jit
+def _dots(
+    left, a, b, row, column, dims,
+    WHOLE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    if WHOLE:  # the anchors' tile is loaded once
+        return tl.dot(left, load_columns(b, column, dims, 0, COLUMNS, DEPTH), input_precision="ieee")
+    else:
+        return tile_dots(a, b, row, column, dims, ROWS, COLUMNS, DEPTH, "ieee")
 
 
 @triton.jit
@@ -86,20 +106,23 @@ def bound_kernel(
     first,  # the chunk's first row
     padded_columns,
     dims,
+    WHOLE: tl.constexpr,  # one step holds the whole row
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    TILES: tl.constexpr,
     DEPTH: tl.constexpr,
     GROUP: tl.constexpr,
 ):
     inner = tl.program_id(1).to(tl.int64) * ROWS
-    column = tl.program_id(0).to(tl.int64) * COLUMNS
-    j = column + tl.arange(0, COLUMNS)
-    high = (tl.load(near + j) + 2.0 * tl.load(errors + j))[None, :]
-    high = high - tile_dots(a, b, first + inner, column, dims, ROWS, COLUMNS, DEPTH, "ieee")
-    groups = tl.min(tl.reshape(high, [ROWS, COLUMNS // GROUP, GROUP]), axis=2)
-    i = inner + tl.arange(0, ROWS)
-    at = i[:, None] * (padded_columns // GROUP) + (column // GROUP + tl.arange(0, COLUMNS // GROUP))[None, :]
-    tl.store(least + at, groups)
+    i, lane = inner + tl.arange(0, ROWS), tl.arange(0, COLUMNS)
+    left = load_anchors(a, first + inner, dims, 0, ROWS, DEPTH)
+    start = tl.program_id(0) * (TILES * COLUMNS)
+    for column in range(start, tl.minimum(start + TILES * COLUMNS, padded_columns), COLUMNS):
+        high = (tl.load(near + column + lane) + 2.0 * tl.load(errors + column + lane))[None, :]
+        high = high - _dots(left, a, b, first + inner, column, dims, WHOLE, ROWS, COLUMNS, DEPTH)
+        groups = tl.min(tl.reshape(high, [ROWS, COLUMNS // GROUP, GROUP]), axis=2)
+        at = column // GROUP + tl.arange(0, COLUMNS // GROUP)
+        tl.store(least + i[:, None] * (padded_columns // GROUP) + at[None, :], groups)
 
 
 @triton.jit
@@ -111,25 +134,30 @@ def candidates_kernel(
     counts,  # [R] int32, zeros: candidates found
     found,  # [R, capacity] int32
     first,
+    padded_columns,
     capacity,
     dims,
+    WHOLE: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    TILES: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
     inner = tl.program_id(1).to(tl.int64) * ROWS
-    column = tl.program_id(0).to(tl.int64) * COLUMNS
-    j = column + tl.arange(0, COLUMNS)
-    i = inner + tl.arange(0, ROWS)
-    low = tl.load(near + j)[None, :]
-    low = low - tile_dots(a, b, first + inner, column, dims, ROWS, COLUMNS, DEPTH, "ieee")
-    hit = ((low <= tl.load(bounds + i)[:, None]) & (low < _INFINITY)).to(tl.int32)
-    number = tl.sum(hit, axis=1)
-    if tl.max(number, axis=0) > 0:  # rare: most tiles hold nothing near
-        start = tl.atomic_add(counts + i, number, mask=number > 0, sem="relaxed")
-        place = start[:, None] + tl.cumsum(hit, axis=1) - hit
-        columns = tl.broadcast_to(j[None, :].to(tl.int32), (ROWS, COLUMNS))
-        tl.store(found + i[:, None] * capacity + place, columns, mask=(hit > 0) & (place < capacity))
+    i, lane = inner + tl.arange(0, ROWS), tl.arange(0, COLUMNS)
+    left = load_anchors(a, first + inner, dims, 0, ROWS, DEPTH)
+    bound = tl.load(bounds + i)[:, None]
+    start = tl.program_id(0) * (TILES * COLUMNS)
+    for column in range(start, tl.minimum(start + TILES * COLUMNS, padded_columns), COLUMNS):
+        low = tl.load(near + column + lane)[None, :]
+        low = low - _dots(left, a, b, first + inner, column, dims, WHOLE, ROWS, COLUMNS, DEPTH)
+        hit = ((low <= bound) & (low < _INFINITY)).to(tl.int32)
+        if tl.max(tl.ravel(hit), axis=0) > 0:  # rare: most tiles hold nothing near
+            number = tl.sum(hit, axis=1)
+            place = tl.atomic_add(counts + i, number, mask=number > 0, sem="relaxed")
+            place = place[:, None] + tl.cumsum(hit, axis=1) - hit
+            columns = tl.broadcast_to((column + lane)[None, :], (ROWS, COLUMNS))
+            tl.store(found + i[:, None] * capacity + place, columns, mask=(hit > 0) & (place < capacity))
 
 
 # ------------------------------------------------------------------ float64
@@ -241,15 +269,25 @@ def whole_row_kernel(
 # ------------------------------------------------------------------ launchers
 
 _OPERANDS = {"a": "*fp16", "b": "*fp16", "near": "*fp32"}
-_TILE_OPTIONS = always(num_warps=TILE.num_warps, num_stages=TILE.num_stages)
+
+
+def _tiled(tile: TileConfig) -> tuple[Callable[..., dict[str, Any]], Callable[..., dict[str, Any]]]:
+    """Options and constants."""
+    return (
+        always(num_warps=tile.num_warps, num_stages=tile.num_stages),
+        always(ROWS=tile.rows, COLUMNS=tile.columns, TILES=tile.tiles),
+    )
+
+
+_DEPTHS = [{"WHOLE": whole, "DEPTH": depth} for whole, depth in ((True, 64), (True, 128), (False, 64))]
 BOUND = Kernel(
-    bound_kernel, {**_OPERANDS, "errors": "*fp32", "least": "*fp32"}, [{}], _TILE_OPTIONS,
-    always(ROWS=TILE.rows, COLUMNS=TILE.columns, DEPTH=TILE.depth, GROUP=GROUP),
+    bound_kernel, {**_OPERANDS, "errors": "*fp32", "least": "*fp32"},
+    [{**depth, "GROUP": group} for depth in _DEPTHS for group in GROUPS], *_tiled(BOUND_TILE),
     ("a", "b", "near", "errors", "least", "padded_columns", "dims"),
 )  # fmt: skip
 CANDIDATES = Kernel(
-    candidates_kernel, {**_OPERANDS, "bounds": "*fp32", "counts": "*i32", "found": "*i32"}, [{}],
-    _TILE_OPTIONS, always(ROWS=TILE.rows, COLUMNS=TILE.columns, DEPTH=TILE.depth), ("a", "b", "near", "dims"),
+    candidates_kernel, {**_OPERANDS, "bounds": "*fp32", "counts": "*i32", "found": "*i32"}, _DEPTHS,
+    *_tiled(TILE), ("a", "b", "near", "padded_columns", "dims"),
 )  # fmt: skip
 _ROWS = {"x": "*kind", "y": "*kind", "x_norms": "*fp64", "y_norms": "*fp64", "found": "*i32"}
 _FORMS = choices(kind=WIDE_KINDS, COSINE=(False, True))
@@ -278,7 +316,7 @@ def topk(
     with on_device(x):
         a = widened(x)
         b = a if y is x else widened(y)
-        if len(y) >= FEWEST_COLUMNS and len(y) >= 4 * GROUP * k:
+        if len(y) >= FEWEST_COLUMNS and len(y) >= 4 * GROUPS[0] * k:
             _certified(a, b, k, metric, distances, indices)
         else:
             _whole(a, b, k, metric, distances, indices)
@@ -322,6 +360,12 @@ class _Task:
     capacity: int
     cosine: bool
 
+    @property
+    def group(self) -> int:
+        """Columns of which the bound keeps one value."""
+        fits = [group for group in GROUPS if len(self.y) >= GROUPS_A_NEIGHBOUR * group * self.k]
+        return fits[-1] if fits else GROUPS[0]
+
 
 def _certified(
     x: torch.Tensor,  # [N, D] float32 or float64, contiguous
@@ -338,11 +382,18 @@ def _certified(
     norms = lengths if metric == "cosine" else (None, None)
     packed = filters.prepare(x, y, x_largest, y_largest, space, PRECISION, None, None, *norms)
     task = _Task(x, y, lengths, y_largest, packed, k, 2 * k + 64, metric == "cosine")
-    row_bytes = max(len(packed.columns.near) // GROUP * 4, task.capacity * 24)
+    row_bytes = max(len(packed.columns.near) // task.group * 4, task.capacity * 24)
     step = max(1, CHUNK_BYTES // (row_bytes * TILE.rows)) * TILE.rows
     for first in range(0, len(x), step):
         rows = min(step, len(x) - first)
-        found = torch.sort(_candidates(task, first, rows), dim=1)[0]  # in index order
+        found = _candidates(task, first, rows)
+        if k == 1:
+            values = _decide(task, first, found)
+            torch.amin(values, 1, keepdim=True, out=distances[first : first + rows])
+            found = found.masked_fill_(values > distances[first : first + rows], EMPTY.value)
+            indices[first : first + rows] = found.amin(1, keepdim=True)
+            continue
+        found = torch.sort(found, dim=1)[0]  # in index order
         values, order = torch.sort(_decide(task, first, found), dim=1, stable=True)
         distances[first : first + rows] = values[:, :k]
         indices[first : first + rows] = found.gather(1, order[:, :k])
@@ -354,19 +405,21 @@ def _candidates(task: _Task, first: int, rows: int) -> torch.Tensor:  # [rows, c
     anchors, columns = task.filter.anchors, task.filter.columns
     device, many = task.x.device, len(columns.near)
     padded_rows = blocks(rows, TILE.rows) * TILE.rows
-    grid = (many // TILE.columns, padded_rows // TILE.rows)
-    least = torch.empty((padded_rows, many // GROUP), dtype=torch.float32, device=device)
+    form = {"WHOLE": task.filter.dims == task.filter.depth, "DEPTH": task.filter.depth}
+    least = torch.empty((padded_rows, many // task.group), dtype=torch.float32, device=device)
     BOUND(
-        grid, anchors.rows, columns.rows, columns.near, columns.errors, least, first, many, task.filter.dims
-    )
+        _grid(BOUND_TILE, many, padded_rows), anchors.rows, columns.rows, columns.near, columns.errors, least,
+        first, many, task.filter.dims, **form, GROUP=task.group,
+    )  # fmt: skip
     errors = anchors.errors[first : first + padded_rows].double()
-    bounds = least.kthvalue(task.k, dim=1).values.double() + 2.0 * errors
+    kth = least.amin(dim=1) if task.k == 1 else least.kthvalue(task.k, dim=1).values
+    bounds = kth.double() + 2.0 * errors
     bounds = bounds.float().nextafter(torch.full_like(least[0, :1], torch.inf))  # rounded up
     counts = torch.zeros(padded_rows, dtype=torch.int32, device=device)
     found = torch.full((padded_rows, task.capacity), EMPTY.value, dtype=torch.int32, device=device)
     CANDIDATES(
-        grid, anchors.rows, columns.rows, columns.near, bounds, counts, found, first, task.capacity,
-        task.filter.dims,
+        _grid(TILE, many, padded_rows), anchors.rows, columns.rows, columns.near, bounds, counts, found,
+        first, many, task.capacity, task.filter.dims, **form,
     )  # fmt: skip
     programs = max(1, min(WHOLE.programs, rows, CHUNK_BYTES // (8 * len(task.y))))
     scratch = torch.empty((programs, len(task.y)), dtype=torch.int64, device=device)
@@ -375,6 +428,10 @@ def _candidates(task: _Task, first: int, rows: int) -> torch.Tensor:  # [rows, c
         scratch, first, rows, len(task.y), task.k, task.capacity, task.x.shape[1], COSINE=task.cosine,
     )  # fmt: skip
     return found[:rows]
+
+
+def _grid(tile: TileConfig, columns: int, rows: int) -> tuple[int, int]:
+    return blocks(columns, tile.columns * tile.tiles), rows // tile.rows
 
 
 def _decide(
