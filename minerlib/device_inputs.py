@@ -109,16 +109,16 @@ def mining_problem(
         embeddings=embeddings, labels=labels, reference=reference, reference_labels=reference_labels
     )
     x, origin = _rows("embeddings", embeddings)
-    x_labels = _labels("labels", labels, "embeddings", len(x))
+    x_labels = _labels("labels", labels, "embeddings", len(x)).to(x.device)  # host arrays follow the rows
     group: Callable[..., Labels] = grouping.multiple if x_labels.ndim == 2 else grouping.single
     if reference is None:
         keys = x_labels if x_labels.ndim == 2 else _keys(x_labels)
         return DeviceProblem(
             x, x, partial(group, keys, keys), True, metric, origin, ("embeddings", "embeddings"), strict
         )
-    y, _ = _rows("reference", reference)
+    y = _rows("reference", reference)[0].to(x.device)
     inputs.same_width("embeddings", x, "reference", y)
-    y_labels = _labels("reference_labels", reference_labels, "reference", len(y))
+    y_labels = _labels("reference_labels", reference_labels, "reference", len(y)).to(x.device)
     inputs.same_form(x_labels, y_labels)
     x, y = _common_type(x, y)
     group = group if x_labels.ndim == 2 else _across
@@ -137,7 +137,7 @@ def search_problem(
     inputs.one_of("metric", metric, inputs.METRICS)
     inputs.same_device(**{names[0]: queries, names[1]: database})
     x, origin = _rows(names[0], queries)
-    y, _ = (x, origin) if database is queries else _rows(names[1], database)
+    y = x if database is queries else _rows(names[1], database)[0].to(x.device)
     inputs.same_width(names[0], x, names[1], y)
     x, y = _common_type(x, y)
     return DeviceProblem(x, y, None, False, metric, origin, names)

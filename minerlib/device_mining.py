@@ -50,7 +50,7 @@ def pairwise_distance(x: Any, y: Any, metric: str) -> Any:
     inputs.one_of("metric", metric, inputs.METRICS)
     inputs.same_device(x=x, y=y)
     x_rows, origin = device_inputs.to_tensor("x", x)
-    y_rows = x_rows if y is None else device_inputs.to_tensor("y", y)[0]
+    y_rows = x_rows if y is None else device_inputs.to_tensor("y", y)[0].to(x_rows.device)
     if x_rows.ndim != 3 or y_rows.ndim != 3:
         problem = device_inputs.search_problem(x, x if y is None else y, metric, ("x", "y"))
         found = adapter(problem).pairwise(problem)

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from minerlib import inputs
+from minerlib.arrays import compiling
 from minerlib.backends import cuda, triton
 
 
@@ -26,7 +27,7 @@ class Backend:
     name: str
     module: str
     description: str
-    named_only: str = ""  # why "auto" never takes it, and nobody but who names it
+    on_gpu: bool = False  # "auto" takes it for tensors on a GPU, and for nothing else
     codes_only: bool = False  # has the families of packed codes and no others
 
     def load(self) -> ModuleType:
@@ -43,9 +44,16 @@ class Backend:
             return ("it has kernels for packed codes alone (hamming_search and its kin)",)
         return self.reasons_unusable()
 
-    def reasons_for_auto(self, rows: bool = False) -> tuple[str, ...]:
-        """Why "auto" does not take it."""
-        return (*self.reasons_against(rows), *((self.named_only,) if self.named_only else ()))
+    def reasons_for_auto(self, rows: bool = False, gpu: bool = False) -> tuple[str, ...]:
+        """Why "auto" does not take it; gpu: for tensors on a GPU."""
+        reasons = self.reasons_against(rows)
+        if not self.on_gpu:
+            return reasons
+        return (*reasons, *(self.load().reasons_for_auto() if gpu else (ON_HOST.format(self.name),)))
+
+
+#: Why "auto" leaves the backends of GPUs alone.
+ON_HOST = "auto takes it for tensors on a GPU; name backend={!r} for others"
 
 
 #: In order of preference.
@@ -57,17 +65,42 @@ BACKENDS = (
         "cuda",
         "minerlib.backends.cuda",
         "CUDA kernels for packed codes, compiled ahead of time",
-        cuda.UNPROVEN,
+        on_gpu=True,
         codes_only=True,
     ),
     Backend(
         "triton",
         "minerlib.backends.triton",
         "Triton kernels on the GPU that holds the tensors",
-        triton.UNPROVEN,
+        on_gpu=True,
     ),
 )
 NAMES = ("auto", *(backend.name for backend in BACKENDS))
+
+
+def on_gpu(array: Any) -> bool:
+    """Whether it is a tensor on an NVIDIA or AMD GPU."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(array, torch.Tensor) and bool(array.is_cuda)
+
+
+def resolve(name: str, array: Any, rows: bool = False) -> str:
+    """The backend to name instead of "auto" where the first argument lies on a GPU.
+
+    rows: for the families that take embeddings; else for those that take packed codes.
+    """
+    if name == "auto" and on_gpu(array):
+        for backend in BACKENDS:
+            if backend.on_gpu and not backend.reasons_for_auto(rows, gpu=True):
+                return backend.name
+    return name
+
+
+def traced(name: str, array: Any) -> bool:
+    """Whether torch is tracing a call that the triton backend's operators serve."""
+    return compiling() and (
+        name == "triton" or (name == "auto" and on_gpu(array) and not triton.reasons_for_auto())
+    )
 
 
 def on_device(name: str) -> bool:
@@ -100,7 +133,7 @@ def choose(name: str, rows: bool = False) -> ModuleType:
         return backend.load()
     missed: list[str] = []
     for backend in BACKENDS:
-        if backend.named_only:
+        if backend.on_gpu:
             continue
         reasons = backend.reasons_unusable()
         if not reasons:
@@ -126,7 +159,7 @@ def describe_backends() -> list[tuple[str, bool, tuple[str, ...], str]]:
     """(name, usable, reasons why not, description) of every backend, in order of preference."""
     rows = []
     for backend in BACKENDS:
-        reasons = backend.reasons_for_auto()
+        reasons = backend.reasons_for_auto(gpu=True)
         rows.append((backend.name, not reasons, reasons, backend.description))
     return rows
 
@@ -185,8 +218,9 @@ def explain(operation: str, *arguments: Any, **options: Any) -> Explanation:
             raise TypeError(f"explain: {operation} {error}") from None
         checks[operation](*arguments, **options)
     rows = not operation.startswith("hamming")
+    gpu = bool(arguments) and on_gpu(arguments[0])
     reasons = {
-        row.name: row.reasons_against(rows) if row.name == named else row.reasons_for_auto(rows)
-        for row in BACKENDS
+        row.name: row.reasons_against(rows) if row.name == named else row.reasons_for_auto(rows, gpu)
+        for row in sorted(BACKENDS, key=lambda row: gpu and not row.on_gpu)
     }
     return Explanation(operation, reasons)

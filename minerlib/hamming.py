@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from minerlib import dispatch, inputs
-from minerlib.arrays import Origin, compiling, to_numpy
+from minerlib.arrays import Origin, to_numpy
 from minerlib.results import Neighbors, RangeNeighbors
 
 _CHUNK = 1 << 19  # values packed at a time: what they need besides stays in a cache
@@ -121,10 +121,11 @@ def hamming_distance(
     >>> minerlib.hamming_distance(a, b).tolist()
     [[2], [6]]
     """
-    if backend == "triton" and compiling():
+    if dispatch.traced(backend, a):
         from minerlib import ops
 
         return ops.code_distances(a, b)
+    backend = dispatch.resolve(backend, a)
     if dispatch.codes_stay(backend, a, b):
         from minerlib import device_inputs
 
@@ -169,10 +170,11 @@ def hamming_search(
     >>> minerlib.hamming_search(np.zeros((1, 1), dtype=np.uint8), database, 3).indices.tolist()
     [[2, 1, 3]]
     """
-    if backend == "triton" and compiling():
+    if dispatch.traced(backend, queries):
         from minerlib import ops
 
         return Neighbors(*ops.nearest_codes(queries, database, k))
+    backend = dispatch.resolve(backend, queries)
     if dispatch.codes_stay(backend, queries, database):
         from minerlib import device_inputs
 
@@ -228,10 +230,11 @@ def hamming_range(
     >>> minerlib.hamming_range(np.zeros((1, 1), dtype=np.uint8), database, 1).indices.tolist()
     [2, 1, 3]
     """
-    if backend == "triton" and compiling():
+    if dispatch.traced(backend, queries):
         from minerlib import ops
 
         return RangeNeighbors(*ops.codes_within(queries, database, radius))
+    backend = dispatch.resolve(backend, queries)
     if dispatch.codes_stay(backend, queries, database):
         from minerlib import device_inputs
 

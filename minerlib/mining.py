@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minerlib import dispatch, inputs
-from minerlib.arrays import Origin, compiling
+from minerlib.arrays import Origin
 from minerlib.inputs import Problem
 from minerlib.results import PaddedTriplets, TripletCounts, Triplets
 from minerlib.strategies import STRATEGIES, PerPair, Request, Slots, Weighted
@@ -73,11 +73,12 @@ def mine(
     """
     arguments = (embeddings, labels, reference, reference_labels, metric)
     slots = _slots(slots, compact, strategy)
-    if backend == "triton" and not compact and compiling():  # first, as torch cannot trace much of the rest
+    if not compact and dispatch.traced(backend, embeddings):  # first, as torch cannot trace much of the rest
         from minerlib import ops
 
         request = _request(strategy, margin, reference, pairs, fallback, seed, exact, compact)
         return PaddedTriplets(*ops.padded(*arguments[:4], strategy, metric, request, slots))
+    backend = dispatch.resolve(backend, embeddings, rows=True)
     if dispatch.on_device(backend):
         from minerlib import device_inputs, device_mining
 
@@ -166,6 +167,7 @@ def count_triplets(
     """
     arguments = (embeddings, labels, reference, reference_labels, metric)
     request = _counting(margin, reference, pairs, exact)
+    backend = dispatch.resolve(backend, embeddings, rows=True)
     if dispatch.on_device(backend):
         from minerlib import device_inputs, device_mining
 

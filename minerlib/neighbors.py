@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minerlib import dispatch, inputs
-from minerlib.arrays import Origin, compiling
+from minerlib.arrays import Origin
 from minerlib.inputs import Problem
 from minerlib.results import Neighbors
 
@@ -45,10 +45,11 @@ def nearest(
     >>> minerlib.nearest(np.zeros((1, 2)), database, 2, metric="euclidean").distances.tolist()
     [[1.0, 5.0]]
     """
-    if backend == "triton" and compiling():  # first, as torch cannot trace much of the rest
+    if dispatch.traced(backend, queries):  # first, as torch cannot trace much of the rest
         from minerlib import ops
 
         return Neighbors(*ops.nearest_rows(queries.detach(), database.detach(), k, metric, exact))
+    backend = dispatch.resolve(backend, queries, rows=True)
     if dispatch.on_device(backend):
         from minerlib import device_inputs, device_mining
 
@@ -107,10 +108,11 @@ def pairwise_distance(
     >>> minerlib.pairwise_distance(np.array([[0.0, 0.0], [3.0, 4.0]]), metric="euclidean").tolist()
     [[0.0, 5.0], [5.0, 0.0]]
     """
-    if backend == "triton" and compiling():
+    if dispatch.traced(backend, x):
         from minerlib import ops
 
         return ops.all_distances(x.detach(), None if y is None else y.detach(), metric)
+    backend = dispatch.resolve(backend, x, rows=True)
     if dispatch.on_device(backend):
         from minerlib import device_mining
 

@@ -1,4 +1,4 @@
-"""The cuda backend is taken by name alone and for codes alone; its answers, through the kernels' mirror."""
+"""The cuda backend is taken for codes alone, on a GPU or by name; its answers, through a mirror."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import minerlib
-from minerlib import _cuda_library, cli
-from minerlib.backends import cuda
+from minerlib import _cuda_library, cli, dispatch
+from minerlib.backends import cuda, triton
 from tests.cuda_mirror import mirror
 
 CODES = np.random.default_rng(0).integers(0, 256, (90, 9), dtype=np.uint8)
@@ -37,12 +37,12 @@ def fresh_reasons() -> Iterator[None]:
     cuda.reasons_unusable.cache_clear()
 
 
-def test_auto_never_takes_it_and_explain_says_how_to(on_host: None) -> None:
+def test_auto_leaves_it_alone_on_the_host_and_explain_says_how_to(on_host: None) -> None:
     for operation in ("hamming_distance", "hamming_search", "hamming_range"):
         explanation = minerlib.explain(operation)
         assert explanation.chosen != "cuda"
-        assert explanation.reasons["cuda"] == (cuda.UNPROVEN,)
-        assert "name backend='cuda' to try it" in str(explanation)
+        assert explanation.reasons["cuda"] == (dispatch.ON_HOST.format("cuda"),)
+        assert "name backend='cuda' for others" in str(explanation)
     assert minerlib.explain("hamming_search", CODES, CODES, 3, backend="cuda").reasons["cuda"] == ()
 
 
@@ -126,8 +126,38 @@ def test_info_says_what_was_built(monkeypatch: pytest.MonkeyPatch, tmp_path) -> 
     assert cli._cuda_facts() == {"cuda": "nvcc was not found"}
 
 
-def test_info_calls_it_unproven(capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_says_whether_it_serves_tensors_on_a_gpu(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "reasons_unusable", lambda: ())
+    assert cli.main(["info"]) == 0
+    assert "  cuda         usable: CUDA kernels for packed codes" in capsys.readouterr().out
+    monkeypatch.setattr(cuda, "reasons_unusable", lambda: ("no GPU",))
     assert cli.main(["info"]) == 0
     printed = capsys.readouterr().out
     assert "  cuda         not usable: CUDA kernels for packed codes" in printed
-    assert f"because {cuda.UNPROVEN}" in printed
+    assert "because no GPU" in printed
+
+
+@pytest.mark.parametrize("amd", [False, True])
+def test_auto_on_a_gpu(on_host: None, monkeypatch: pytest.MonkeyPatch, amd: bool) -> None:
+    """Codes go to the CUDA kernels and rows to Triton's; an AMD GPU has not proven Triton's yet."""
+    tensor = torch.from_numpy(CODES)
+    monkeypatch.setattr(dispatch, "on_gpu", lambda array: array is tensor)
+    monkeypatch.setattr(triton, "reasons_unusable", lambda: ())
+    if amd:
+        monkeypatch.setattr(torch.version, "hip", "6.4")
+        monkeypatch.setattr(cuda, "reasons_unusable", lambda: ("this torch is built for ROCm",))
+    assert dispatch.resolve("auto", tensor) == ("auto" if amd else "cuda")
+    assert dispatch.resolve("auto", tensor, rows=True) == ("auto" if amd else "triton")
+    assert dispatch.resolve("native", tensor) == "native"
+    assert dispatch.resolve("auto", CODES) == "auto"
+    explanation = minerlib.explain("hamming_search", tensor, tensor, 3)
+    assert explanation.chosen == ("native" if amd else "cuda")
+    if not amd:
+        found = minerlib.hamming_search(tensor, tensor, 3)
+        assert torch.equal(
+            found.indices, minerlib.hamming_search(tensor, tensor, 3, backend="reference").indices
+        )
+    monkeypatch.setattr(cuda, "reasons_unusable", lambda: ("not built",))
+    assert dispatch.resolve("auto", tensor) == ("auto" if amd else "triton")

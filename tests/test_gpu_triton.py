@@ -241,10 +241,10 @@ def test_searches_in_a_graph() -> None:
 
 
 @on_gpu
-@pytest.mark.parametrize("strategy", ["batch-hard", "semi-hard"])
-def test_compiled_whole(strategy: str) -> None:
+@pytest.mark.parametrize(("strategy", "backend"), [("batch-hard", "auto"), ("semi-hard", "triton")])
+def test_compiled_whole(strategy: str, backend: str) -> None:
     def call(x: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        found = minerlib.mine(x * 2, labels, strategy, margin=1.0, compact=False, backend="triton")
+        found = minerlib.mine(x * 2, labels, strategy, margin=1.0, compact=False, backend=backend)
         return found.anchors, found.positives, found.negatives, found.valid
 
     arguments = to(DEVICE, *batch(512, 64, 64))

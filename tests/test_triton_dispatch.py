@@ -1,4 +1,4 @@
-"""The triton backend is taken by name alone, and says why it cannot be; nothing here runs a kernel."""
+"""The triton backend serves tensors on a GPU, and says why it cannot be used; nothing here runs a kernel."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ X = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
 LABELS = np.arange(8) % 3
 
 
-def test_auto_never_takes_it_and_explain_says_how_to() -> None:
+def test_auto_leaves_it_alone_on_the_host_and_explain_says_how_to() -> None:
     for operation in ("mine", "count_triplets", "nearest", "pairwise_distance"):
         explanation = minerlib.explain(operation)
         assert explanation.chosen != "triton"
-        assert "name backend='triton' to try it" in str(explanation)
+        assert "name backend='triton' for others" in str(explanation)
     assert minerlib.explain("mine", X, LABELS, "hard", backend="triton").reasons["triton"] == (
         triton.reasons_unusable()
     )

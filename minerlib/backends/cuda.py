@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
     Codes = np.ndarray | torch.Tensor  # [rows, bytes] uint8; tensors of the GPU stay there
 
-#: Until a GPU has run the tests of these kernels, "auto" leaves codes to the host.
-UNPROVEN = "unproven: no GPU run of its tests is recorded; name backend='cuda' to try it"
-
 #: The oldest devices that the library has code for.
 LEAST_CAPABILITY = (8, 0)
 
@@ -41,6 +38,11 @@ def reasons_unusable() -> tuple[str, ...]:
     if capability < LEAST_CAPABILITY:
         found, wanted = ("{}.{}".format(*version) for version in (capability, LEAST_CAPABILITY))
         return (f"the GPU has compute capability {found}; there is code for {wanted} and later",)
+    return ()
+
+
+def reasons_for_auto() -> tuple[str, ...]:
+    """Why "auto" does not take it for codes on a GPU, though it can be used."""
     return ()
 
 

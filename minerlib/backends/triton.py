@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     Columns = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # loss [], gradients of x and y (or empty)
 
-#: Until a GPU has run the tests of these kernels, "auto" mines CUDA tensors on the host.
-UNPROVEN = "unproven: no GPU run of its tests is recorded; name backend='triton' to try it"
+#: Until an AMD GPU has run the tests of these kernels, "auto" works on tensors of one on the host.
+UNPROVEN_ON_AMD = "unproven on AMD GPUs: no run of its tests is recorded; name backend='triton' to try it"
 
 
 @functools.cache
@@ -42,6 +42,13 @@ def reasons_unusable() -> tuple[str, ...]:
     if not interpreted() and not torch.cuda.is_available():  # ROCm devices are "cuda" to torch
         return ("no CUDA or ROCm device (TRITON_INTERPRET=1 runs the kernels as NumPy code)",)
     return ()
+
+
+def reasons_for_auto() -> tuple[str, ...]:
+    """Why "auto" does not take it for tensors on a GPU, though it can be used."""
+    import torch
+
+    return () if torch.version.hip is None else (UNPROVEN_ON_AMD,)
 
 
 def interpreted() -> bool:
