@@ -24,7 +24,7 @@ if INTERPRETED:
         x, y, out, rows, columns, dims, PRODUCT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
     ):
         i, j = tl.arange(0, ROWS).to(tl.int64), tl.arange(0, COLUMNS).to(tl.int64)
-        sums = canonical.tile_sums(x, y, i, j, i < rows, j < columns, dims, PRODUCT)
+        sums = canonical.tile_sums(x, y, i, j, i < rows, j < columns, rows, columns, dims, PRODUCT)
         mask = (i < rows)[:, None] & (j < columns)[None, :]
         tl.store(out + i[:, None] * columns + j[None, :], sums, mask=mask)
 
@@ -58,7 +58,8 @@ def test_pairs_tiles_and_norms_have_the_bits_of_the_reference(data: str, dtype: 
         assert np.array_equal(canonical.norms(wide[0]).numpy(), np.sqrt(reference.squared_norms(x)))
         for product, wanted in ((False, reference.squared_distances), (True, reference.dot_products)):
             out = torch.full((7, 5), torch.nan, dtype=torch.float64)
-            _tile[(1,)](tx, ty, out, 7, 5, d, PRODUCT=product, ROWS=8, COLUMNS=8)
+            by_dimension = tx.T.contiguous(), ty.T.contiguous()
+            _tile[(1,)](*by_dimension, out, 7, 5, d, PRODUCT=product, ROWS=8, COLUMNS=8)
             assert np.array_equal(out.numpy(), wanted(x, y))
         i, j = (torch.from_numpy(at.ravel()) for at in np.indices((7, 5)))
         for metric in ("sqeuclidean", "cosine"):

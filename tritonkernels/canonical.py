@@ -99,14 +99,14 @@ def metric_values(selections, euclidean):
 
 
 @triton.jit
-def _column(rows, at, live, k, dims):
-    """float64 value k of each row, 0 beyond the last dimension."""
-    return to_float64(tl.load(rows + at * dims + k, mask=tl.where(live, k, dims) < dims, other=0.0))
+def _column(at, live, k, dims):
+    """float64 value k of each row, 0 beyond the last dimension; at: where it stands."""
+    return to_float64(tl.load(at, mask=tl.where(live, k, dims) < dims, other=0.0))
 
 
 @triton.jit
-def _term(acc, x, y, i, j, live_i, live_j, k, dims, PRODUCT: tl.constexpr):
-    xk, yk = _column(x, i, live_i, k, dims), _column(y, j, live_j, k, dims)
+def _term(acc, x, y, live_i, live_j, k, dims, PRODUCT: tl.constexpr):
+    xk, yk = _column(x, live_i, k, dims), _column(y, live_j, k, dims)
     if PRODUCT:
         acc += xk[:, None] * yk[None, :]
     else:
@@ -117,27 +117,36 @@ def _term(acc, x, y, i, j, live_i, live_j, k, dims, PRODUCT: tl.constexpr):
 
 @triton.jit
 def tile_sums(
-    x,  # [N, D]
-    y,  # [M, D]
+    x,  # [D, N]
+    y,  # [D, M]
     i,  # [R] int64
     j,  # [C] int64
     live_i,  # [R] bool
     live_j,  # [C] bool
+    rows,  # N
+    columns,  # M
     dims,
     PRODUCT: tl.constexpr,
 ):  # [R, C] float64
-    """Eight-lane sums of R rows against C rows: eight running blocks, each value loaded once a tile."""
+    """Eight-lane sums of R rows against C rows: eight running blocks.
+
+    The rows are columns of x and y, so that what neighbouring threads load lies side by side.
+    """
     zero = tl.full([i.shape[0], j.shape[0]], 0.0, tl.float64)
     a0, a1, a2, a3, a4, a5, a6, a7 = zero, zero, zero, zero, zero, zero, zero, zero
+    x, y = x + i, y + j
+    rows, columns = rows.to(tl.int64), columns.to(tl.int64)
     for k in range(0, dims, LANES):
-        a0 = _term(a0, x, y, i, j, live_i, live_j, k, dims, PRODUCT)
-        a1 = _term(a1, x, y, i, j, live_i, live_j, k + 1, dims, PRODUCT)
-        a2 = _term(a2, x, y, i, j, live_i, live_j, k + 2, dims, PRODUCT)
-        a3 = _term(a3, x, y, i, j, live_i, live_j, k + 3, dims, PRODUCT)
-        a4 = _term(a4, x, y, i, j, live_i, live_j, k + 4, dims, PRODUCT)
-        a5 = _term(a5, x, y, i, j, live_i, live_j, k + 5, dims, PRODUCT)
-        a6 = _term(a6, x, y, i, j, live_i, live_j, k + 6, dims, PRODUCT)
-        a7 = _term(a7, x, y, i, j, live_i, live_j, k + 7, dims, PRODUCT)
+        a0 = _term(a0, x, y, live_i, live_j, k, dims, PRODUCT)
+        a1 = _term(a1, x + rows, y + columns, live_i, live_j, k + 1, dims, PRODUCT)
+        a2 = _term(a2, x + 2 * rows, y + 2 * columns, live_i, live_j, k + 2, dims, PRODUCT)
+        a3 = _term(a3, x + 3 * rows, y + 3 * columns, live_i, live_j, k + 3, dims, PRODUCT)
+        x, y = x + 4 * rows, y + 4 * columns
+        a4 = _term(a4, x, y, live_i, live_j, k + 4, dims, PRODUCT)
+        a5 = _term(a5, x + rows, y + columns, live_i, live_j, k + 5, dims, PRODUCT)
+        a6 = _term(a6, x + 2 * rows, y + 2 * columns, live_i, live_j, k + 6, dims, PRODUCT)
+        a7 = _term(a7, x + 3 * rows, y + 3 * columns, live_i, live_j, k + 7, dims, PRODUCT)
+        x, y = x + 4 * rows, y + 4 * columns
     return ((a0 + a1) + (a2 + a3)) + ((a4 + a5) + (a6 + a7))
 
 

@@ -6,7 +6,7 @@ x [B, N, D] and y [B, M, D] of float16, bfloat16, float32 or float64 -> float64 
 is asked for, so nothing is filtered: eight running float64 sums a pair, without fused multiply-adds
 (canonical.py). Nothing is chosen, so there is no tie rule. float16 and bfloat16 are widened to float32
 first, which is exact and saves two variants of every kernel. Limits: int64 addresses; the number of tiles
-is below 2^31. Peak memory: the result, and a widened copy of half types.
+is below 2^31. Peak memory: the result, a copy of the rows by dimension, and a widened one of half types.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ WIDE_KINDS = ("fp32", "fp64")
 
 @triton.jit
 def pairwise_kernel(
-    x,  # [B, N, D]
-    y,  # [B, M, D]
+    x,  # [B, D, N]
+    y,  # [B, D, M]
     x_norms,  # [B, N] float64, read for the cosine alone
     y_norms,  # [B, M] float64
     out,  # [B, N, M] float64
@@ -65,7 +65,8 @@ def pairwise_kernel(
     i = tile // column_blocks % row_blocks * ROWS + tl.arange(0, ROWS)
     j = tile % column_blocks * COLUMNS + tl.arange(0, COLUMNS)
     live_i, live_j = i < rows, j < columns
-    sums = tile_sums(x + batch * rows * dims, y + batch * columns * dims, i, j, live_i, live_j, dims, COSINE)
+    x, y = x + batch * rows * dims, y + batch * columns * dims
+    sums = tile_sums(x, y, i, j, live_i, live_j, rows, columns, dims, COSINE)
     if COSINE:
         x_length = tl.load(x_norms + batch * rows + i, mask=live_i, other=1.0)
         y_length = tl.load(y_norms + batch * columns + j, mask=live_j, other=1.0)
@@ -145,7 +146,9 @@ def selections(
         y_norms = x_norms if y is x else norms(y.view(-1, dims))
     row_blocks, column_blocks = blocks(rows, PAIRWISE.rows), blocks(columns, PAIRWISE.columns)
     batches = x.numel() // (rows * dims)
+    by_dimension = x.transpose(-1, -2).contiguous()
+    columns_by_dimension = by_dimension if y is x else y.transpose(-1, -2).contiguous()
     PAIRWISE_KERNEL(
-        (batches * row_blocks * column_blocks,), x, y, x_norms, y_norms, out, rows, columns, dims, row_blocks,
-        column_blocks, COSINE=metric == "cosine",
+        (batches * row_blocks * column_blocks,), by_dimension, columns_by_dimension, x_norms, y_norms, out,
+        rows, columns, dims, row_blocks, column_blocks, COSINE=metric == "cosine",
     )  # fmt: skip
