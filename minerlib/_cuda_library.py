@@ -19,7 +19,7 @@ _TYPES = {"p": ctypes.c_void_p, "q": ctypes.c_int64, "i": ctypes.c_int32}
 LAUNCHERS = {
     "hamming_distance": "pqpqip",
     "hamming_collect": "pqpqqqipqqqqqppqppii",
-    "hamming_limits": "pqiqp",
+    "hamming_limits": "pqiqip",
     "hamming_nearest": "pqqppqqiippp",
     "hamming_select": "ppqqppqipp",
     "hamming_histogram": "pqqpqqippppiiqiiiiipppp",

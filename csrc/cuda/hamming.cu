@@ -147,17 +147,17 @@ MINERLIB_API int minerlib_cuda_hamming_collect(const uint32_t* queries, int64_t 
 // The least distance up to which k rows lie, where it is below the limit. totals: int64 [queries, values]; limits:
 // int32 [queries].
 MINERLIB_API int minerlib_cuda_hamming_limits(const int64_t* totals, int64_t queries, int32_t values, int64_t k,
-                                              int32_t* limits, int device, void* stream) {
+                                              int32_t first, int32_t* limits, int device, void* stream) {
     const Grid grid{queries, 1, Limits::THREADS, sizeof(Limits::Shared)};
-    return launch<Limits>("hamming_limits", grid, {totals, k, limits, values}, {device, stream});
+    return launch<Limits>("hamming_limits", grid, {totals, k, limits, values, first != 0}, {device, stream});
 }
 
 // The k nearest candidates, see hamming_nearest.h. counts: int32 [queries, splits]; indices int64 and distances int32
-// [queries, k]; failed: int32 [1].
+// [queries, k]; failed: int64 [1].
 MINERLIB_API int minerlib_cuda_hamming_nearest(const uint64_t* candidates, int64_t capacity, int64_t splits,
                                                const int32_t* counts, const int32_t* limits, int64_t queries, int64_t k,
                                                int32_t threads, int32_t lanes, int64_t* indices, int32_t* distances,
-                                               int32_t* failed, int device, void* stream) {
+                                               int64_t* failed, int device, void* stream) {
     const NearestArgs args{{const_cast<uint64_t*>(candidates), nullptr, capacity, splits},
                            counts,
                            limits,

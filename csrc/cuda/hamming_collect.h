@@ -81,6 +81,7 @@ template <int WORDS, int WAY> struct Collect {
     static constexpr int MASKS = TILE / WARP;                // words of a query
     static constexpr int SECTION = MASKS < 32 ? MASKS : 32;  // masks that are added up by one thread
     static constexpr int SECTIONS = MASKS / SECTION;
+    static constexpr bool AHEAD = WAY == FEW && WORDS != LONG && WORDS <= 4;  // whether rows are read a turn ahead
 
     struct Shared {
         alignas(16) uint32_t query[WORDS == LONG ? 1 : QUERIES * WORDS];  // long codes are read where they are
@@ -146,13 +147,13 @@ template <int WORDS, int WAY> struct Collect {
     }
 
 private:
-    // A tile's masks. Bit l of mask m of a query is row m * 32 + l of the tile.
-    MINERLIB_DEVICE static void compare(const Args& args, Shared& shared, int64_t first, int64_t stop,
-                                        int64_t first_query, int live, int thread) {
-        for (int turn = 0; turn < TURNS; ++turn) {
-            int64_t row[ROWS];
-            bool inside[ROWS];
-            uint32_t own[ROWS][STEP<WORDS>];
+    // A thread's rows of a turn, as near as the last where they lie beyond it.
+    struct Rows {
+        int64_t row[ROWS];
+        bool inside[ROWS];
+        uint32_t own[ROWS][STEP<WORDS>];
+
+        MINERLIB_DEVICE void load(const Args& args, int64_t first, int64_t stop, int turn, int thread) {
             MINERLIB_UNROLL
             for (int r = 0; r < ROWS; ++r) {
                 const int64_t wanted =
@@ -161,19 +162,34 @@ private:
                 row[r] = inside[r] ? wanted : stop - 1;
                 if constexpr (WORDS != LONG) load_row<WORDS>(args.database, row[r], 0, own[r]);
             }
+        }
+    };
+
+    // A tile's masks. Bit l of mask m of a query is row m * 32 + l of the tile.
+    MINERLIB_DEVICE static void compare(const Args& args, Shared& shared, int64_t first, int64_t stop,
+                                        int64_t first_query, int live, int thread) {
+        Rows rows, ahead;
+        if constexpr (AHEAD) ahead.load(args, first, stop, 0, thread);
+        for (int turn = 0; turn < TURNS; ++turn) {
+            if constexpr (AHEAD) {
+                rows = ahead;
+                if (turn + 1 < TURNS) ahead.load(args, first, stop, turn + 1, thread);
+            } else {
+                rows.load(args, first, stop, turn, thread);
+            }
             for (int q = 0; q < live; q += GROUP) {
                 Difference<WORDS> difference[GROUP][ROWS];
                 for (int step = 0; step < steps<WORDS>(args.database.width); ++step) {
                     if constexpr (WORDS == LONG) {
                         MINERLIB_UNROLL
-                        for (int r = 0; r < ROWS; ++r) load_row<WORDS>(args.database, row[r], step, own[r]);
+                        for (int r = 0; r < ROWS; ++r) load_row<WORDS>(args.database, rows.row[r], step, rows.own[r]);
                     }
                     MINERLIB_UNROLL
                     for (int g = 0; g < GROUP; ++g) {
                         uint32_t query[STEP<WORDS>];
                         load_query<WORDS>(words_of(args, shared, first_query, least(q + g, live - 1)), step, query);
                         MINERLIB_UNROLL
-                        for (int r = 0; r < ROWS; ++r) difference[g][r].add(query, own[r]);
+                        for (int r = 0; r < ROWS; ++r) difference[g][r].add(query, rows.own[r]);
                     }
                 }
                 MINERLIB_UNROLL
@@ -181,7 +197,7 @@ private:
                     const int32_t limit = q + g < live ? shared.limit[q + g] : -1;
                     bool hit[ROWS];
                     MINERLIB_UNROLL
-                    for (int r = 0; r < ROWS; ++r) hit[r] = inside[r] && difference[g][r].total() <= limit;
+                    for (int r = 0; r < ROWS; ++r) hit[r] = rows.inside[r] && difference[g][r].total() <= limit;
                     ballots(shared.mask[q + g] + turn * ROWS * (THREADS / WARP), thread, hit);
                 }
             }

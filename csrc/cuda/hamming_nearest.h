@@ -14,8 +14,9 @@ namespace minerlib::cuda {
 struct LimitsArgs {
     const int64_t* totals;  // [Q, values]
     int64_t k;
-    int32_t* limits;  // [Q], lowered
+    int32_t* limits;  // [Q], lowered; or written, where they are the first
     int32_t values;
+    bool first;
 };
 
 struct Limits {
@@ -55,7 +56,7 @@ struct Limits {
                     int i = part * EACH;
                     while ((rows += shared.count[i]) < args.k) ++i;
                     int32_t& limit = args.limits[block.x()];
-                    limit = least(limit, lowest + i);
+                    limit = args.first ? lowest + i : least(limit, lowest + i);
                     shared.found = 1;
                     return;
                 }
@@ -71,7 +72,7 @@ struct NearestArgs {
     const int32_t* limits;  // [Q]: up to it each query has k candidates at least
     int64_t* indices;       // [Q, k]
     int32_t* distances;     // [Q, k]
-    int32_t* failed;        // [1], set
+    int64_t* failed;        // [1], set
     int64_t k;
     int32_t lanes;  // threads that read a segment side by side, a divisor of the threads
 };

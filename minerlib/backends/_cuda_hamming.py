@@ -423,7 +423,7 @@ def _search(
     distances: torch.Tensor,  # [Q, k] int32, written
     indices: torch.Tensor,  # [Q, k] int64, written
 ) -> None:
-    limits = torch.full((queries.count,), queries.bits, dtype=torch.int32, device=queries.words.device)
+    limits = torch.empty(queries.count, dtype=torch.int32, device=queries.words.device)
     if k <= LARGE_K:
         within = _search_small(queries, database, k, limits, products, distances, indices)
         if within is None:
@@ -434,7 +434,7 @@ def _search(
         if k > sample // 2:
             sample = database.count
         within = _totals(queries, database, sample)[0]
-        _limit(within, k, limits)
+        _limit(within, k, limits, True)
         most = _most(within, limits)
         expected = (most + 4 * math.isqrt(most) + 4) * database.count // sample
     _search_large(queries, database, k, limits, expected, products, distances, indices)
@@ -444,8 +444,9 @@ def _limit(
     totals: torch.Tensor,  # [Q, values] int64
     k: int,
     limits: torch.Tensor,  # [Q] int32, lowered to the least distance up to which k rows lie
+    first: bool = False,  # there is no limit yet
 ) -> None:
-    _launch("hamming_limits", totals, totals, *totals.shape, k, limits)
+    _launch("hamming_limits", totals, totals, *totals.shape, k, int(first), limits)
 
 
 def _most(
@@ -460,7 +461,7 @@ def _search_small(
     queries: Codes,
     database: Codes,
     k: int,
-    limits: torch.Tensor,  # [Q] int32, lowered to what k rows lie within
+    limits: torch.Tensor,  # [Q] int32, written: what k rows lie within
     products: bool | None,
     distances: torch.Tensor,  # [Q, k] int32, written
     indices: torch.Tensor,  # [Q, k] int64, written
@@ -489,10 +490,10 @@ def _search_small(
             )
         return None
 
-    _limit(_totals(queries, database, sample)[0], k, limits)
-    totals = torch.zeros((queries.count, queries.values), dtype=torch.int64, device=device)
+    _limit(_totals(queries, database, sample)[0], k, limits, True)
+    zeros = torch.zeros(queries.count * queries.values + 1, dtype=torch.int64, device=device)
+    totals, failed = zeros[1:].view(queries.count, queries.values), zeros[:1]
     counts = torch.empty((queries.count, splits), dtype=torch.int32, device=device)
-    failed = torch.zeros(1, dtype=torch.int32, device=device)
     candidates = torch.empty(queries.count * splits * capacity, dtype=torch.int64, device=device)
     hits = Hits(candidates, None, capacity, counts)
     for stage in stages:
