@@ -140,9 +140,14 @@ def test_rows_in_stages(
     monkeypatch.setattr(kernels, "STAGE_SMALL", 3)
     a, b = codes(kind, 70, 3000, width)
     assert_equal(kernels.search(tensor(a), tensor(b), 5, products), reference.hamming_search(a, b, 5))
+    stages = ["hamming_histogram", "hamming_limits", *["hamming_collect", "hamming_limits"] * 4]
     if kind == "random":
-        stages = ["hamming_collect", "hamming_limits"] * 4
-        assert launched == ["hamming_histogram", "hamming_limits", *stages, "hamming_nearest"]
+        assert launched == [*stages, "hamming_nearest"]
+    monkeypatch.setattr(kernels, "RANKED_K", 4)
+    launched.clear()
+    assert_equal(kernels.search(tensor(a), tensor(b), 5, products), reference.hamming_search(a, b, 5))
+    if kind == "random":
+        assert launched == [*stages, "hamming_select"]
 
 
 def test_more_ties_than_a_block_ranks(launched: list[str]) -> None:

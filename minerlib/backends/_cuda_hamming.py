@@ -7,11 +7,11 @@ and 1 GB of candidates, counts or ranks, unless a single query needs more.
 search:  1. a histogram of the first rows: their k-th distance bounds the k-th of all
          2. `collect`: each query's rows within that bound, by split and in index order. Rows come in stages,
             each a few times all those before it; what a stage finds lowers the bound for the next
-         3. `nearest`: the first k of them by (distance, index), ranked by counting those before each
-   The host waits once, at the end, to learn whether all found room. Where not, or for a large k:
-         2. `collect` again within the last bound, with segments as long as is needed
-         3. `select`: any number of candidates, sorted by counting
-range:   these two with the radius for a bound.
+         3. `nearest`: the first k of them by (distance, index), ranked by counting those before each,
+            or, for k above RANKED_K and for many ties, `select`: any number of them, sorted by counting
+   The host waits once, at the end, to learn whether all found room. Where not, `collect` again within the
+   last bound, with segments as long as is needed, and `select`; so for k above LARGE_K, without stages.
+range:   `collect` and `select` with the radius for a bound.
 
 Segments of candidates are made for the number that is expected; counting goes on where one is full, so a
 second `collect` knows all sizes. A query set whose candidates outgrow the memory is halved.
@@ -36,7 +36,8 @@ STAGE = 4  # how many times the rows before it a stage ends at,
 STAGE_SMALL = 32  # and where there is so little to do that launches count
 SMALL = 1 << 34  # pairs
 TIES = 3  # as many rows may lie within a bound as there are nearest ones, by ties
-LARGE_K = 512  # above it candidates are sorted by `select`
+RANKED_K = 512  # above it candidates are sorted by `select`,
+LARGE_K = 2048  # and above that there are so many that their number is asked for first
 MOST = 1 << 25  # candidates, counts or ranks of 8 bytes that are held at a time
 MOST_QUERIES = 8192
 MOST_ROWS = (1 << 31) - 1
@@ -499,22 +500,18 @@ def _search_small(
     for stage in stages:
         _collect_stage(queries, database, stage, way, limits, k, hits, counts, totals)
         _limit(totals, k, limits)
-    threads, lanes = (1024, 1) if splits >= 256 else (256, 8)
-    _launch(
-        "hamming_nearest", counts, candidates, capacity, splits, counts, limits, queries.count, k, threads,
-        lanes, indices, distances, failed,
-    )  # fmt: skip
-    if not int(failed):
-        return None
+    if k <= RANKED_K:
+        threads, lanes = (1024, 1) if splits >= 256 else (256, 8)
+        _launch(
+            "hamming_nearest", counts, candidates, capacity, splits, counts, limits, queries.count, k,
+            threads, lanes, indices, distances, failed,
+        )  # fmt: skip
+        if not int(failed):
+            return None
     if int(counts.max()) > capacity:
         return totals
-    _select_all(
-        Hits(candidates, None, capacity, counts.cumsum(1, dtype=torch.int64)),
-        k,
-        queries.values,
-        indices,
-        distances,
-    )
+    found = Hits(candidates, None, capacity, counts.cumsum(1, dtype=torch.int64))
+    _select_all(found, k, queries.values, indices, distances)
     return None
 
 
