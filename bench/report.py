@@ -1,6 +1,6 @@
-"""Write the figures of a benchmark's JSON into docs/performance.md: `python -m bench.report [JSON] [PAGE]`.
+"""Write the figures of benchmarks' JSON into docs/performance.md: `python -m bench.report [FOLDER] [PAGE]`.
 
-Everything between the two marks of the page is replaced; nothing else is touched.
+What lies between the two marks of each file is replaced; nothing else is touched.
 """
 
 from __future__ import annotations
@@ -11,10 +11,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.gpu.table import Result, table
 from minerlib.benchmarks import results
 from minerlib.benchmarks.results import HEADER, Outcome, milliseconds
 
-BEGIN, END = "<!-- figures: written by bench/report.py -->", "<!-- end of figures -->"
+END = "<!-- end of figures -->"
+
+#: The files that are looked for; one that is not there leaves its part of the page alone.
+FILES = ("bench.json", "bench_amx.json", "gpu.json")
+
+
+def begin(name: str) -> str:
+    """The mark before the figures of a file."""
+    return f"<!-- figures of {name}: written by bench/report.py -->"
+
+
 _FAMILIES = {
     "batch-hard, N=8192": "extremes, shared tiles",
     "four extremes, 50K x 50K": "extremes, all four",
@@ -42,13 +53,25 @@ def render(document: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def insert(page: str, figures: str) -> str:
-    """The page with its figures replaced; ValueError where the marks are missing."""
-    before, begun, rest = page.partition(BEGIN)
+def render_gpu(document: dict[str, Any]) -> str:
+    """What `python -m bench.gpu` found, as Markdown."""
+    facts = document["facts"]
+    provenance = (
+        f"Command: `{facts['command']}` at commit `{facts['commit']}`, {facts['date']}. {facts['gpu']}, "
+        f"driver {facts['driver']}, CUDA {facts['cuda']}, Python {facts['python']}, torch {facts['torch']}, "
+        f"triton {facts['triton']}; medians."
+    )
+    failed = [f"Failed: {line}" for line in document["failed"]]
+    return "\n\n".join([provenance, table([Result(**row) for row in document["rows"]]), *failed])
+
+
+def insert(page: str, name: str, figures: str) -> str:
+    """The page with a file's figures replaced; ValueError where the marks are missing."""
+    before, begun, rest = page.partition(begin(name))
     _, ended, after = rest.partition(END)
     if not begun or not ended:
-        raise ValueError(f"expected the marks {BEGIN!r} and {END!r} in the page")
-    return f"{before}{BEGIN}\n\n{figures}\n\n{END}{after}"
+        raise ValueError(f"expected the marks {begin(name)!r} and {END!r} in the page")
+    return f"{before}{begun}\n\n{figures}\n\n{END}{after}"
 
 
 def _provenance(command: str, machine: dict[str, Any]) -> str:
@@ -96,11 +119,17 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    figures = Path(arguments[0] if arguments else "bench/results/bench.json")
+    folder = Path(arguments[0] if arguments else "bench/results")
     page = Path(arguments[1] if len(arguments) > 1 else "docs/performance.md")
     try:
-        document = json.loads(figures.read_text(encoding="utf-8"))
-        page.write_text(insert(page.read_text(encoding="utf-8"), render(document)), encoding="utf-8")
+        text = page.read_text(encoding="utf-8")
+        found = [name for name in FILES if (folder / name).exists()]
+        if not found:
+            raise ValueError(f"expected {', '.join(FILES)}, or some of them, in {folder}")
+        for name in found:
+            document = json.loads((folder / name).read_text(encoding="utf-8"))
+            text = insert(text, name, (render_gpu if name == "gpu.json" else render)(document))
+        page.write_text(text, encoding="utf-8")
     except (OSError, ValueError) as error:
         print(f"bench.report: {error}", file=sys.stderr)
         return 2

@@ -182,22 +182,44 @@ def test_the_report_replaces_only_what_lies_between_its_marks(tmp_path: Path) ->
     written["groups"] = {"required": ["work"], "growth with N": ["N=100", "N=200"]}
     figures, page = tmp_path / "bench.json", tmp_path / "page.md"
     figures.write_text(json.dumps(written))
-    page.write_text(f"above\n{report.BEGIN}\nold\n{report.END}\nbelow\n")
+    begin = report.begin("bench.json")
+    page.write_text(f"above\n{begin}\nold\n{report.END}\nbelow\n")
     for _ in range(2):
-        assert report.main([str(figures), str(page)]) == 0
+        assert report.main([str(tmp_path), str(page)]) == 0
         text = page.read_text()
-        assert text.startswith(f"above\n{report.BEGIN}\n")
+        assert text.startswith(f"above\n{begin}\n")
         assert text.endswith(f"{report.END}\nbelow\n")
         assert "old" not in text
         assert "| N=200 | 10.0 | 200 | 50.0 | 4.00 | 5.00 |" in text
     page.write_text("no marks")
-    assert report.main([str(figures), str(page)]) == 2
+    assert report.main([str(tmp_path), str(page)]) == 2
     assert page.read_text() == "no marks"
+    assert report.main([str(tmp_path / "empty"), str(page)]) == 2
+
+
+def test_the_report_of_a_gpu(tmp_path: Path) -> None:
+    facts = dict.fromkeys(
+        ("command", "commit", "date", "gpu", "driver", "cuda", "python", "torch", "triton"), "7"
+    )
+    times = {
+        name: {"median": ms, "least": ms, "most": ms, "calls": 5}
+        for name, ms in (("ours", 2.0), ("peer", 9.0))
+    }
+    row = {"title": "work", "times": times, "pairs_per_second": 3e9, "operations_per_second": 4e12,
+           "extra_bytes": 1 << 20, "goals": {"4x peer": True}, "left_out": []}  # fmt: skip
+    document = {"facts": facts, "rows": [row], "failed": ["other: wrong"]}
+    (tmp_path / "gpu.json").write_text(json.dumps(document))
+    page = tmp_path / "page.md"
+    page.write_text(f"{report.begin('gpu.json')}\nold\n{report.END}\n")
+    assert report.main([str(tmp_path), str(page)]) == 0
+    assert "| work | 2 | - | 3 | 4 | 1.0 | peer 9 (4.5x) | 4x peer: yes |" in page.read_text()
+    assert "Failed: other: wrong" in page.read_text()
 
 
 def test_the_page_of_the_repository_has_the_marks() -> None:
     page = Path(report.__file__).parent.parent / "docs" / "performance.md"
-    assert "figures" in report.insert(page.read_text(encoding="utf-8"), "figures")
+    for name in report.FILES:
+        assert "figures" in report.insert(page.read_text(encoding="utf-8"), name, "figures")
 
 
 def test_the_plot_has_no_point_where_a_contender_was_left_out(tmp_path: Path) -> None:
