@@ -65,12 +65,12 @@ def test_it_builds_tests_checks_memory_and_measures(programs: Path) -> None:
     assert all(line.startswith("seeing ") for line in others)
     assert "build_ext --inplace" in others[0]
     assert others[1].endswith("-m minerlib info")
-    assert "-m pytest -m gpu tests/test_gpu" in others[2]
+    assert "-m pytest -m gpu -n " in others[2]
     assert others[3].endswith("-m bench.gpu")
     assert found[-1] == others[3]
     files = {f"tests/{path.name}" for path in Path(__file__).parent.glob("test_gpu*.py")}
     files.remove(f"tests/{Path(__file__).name}")
-    assert set(others[2].split()[5:]) == files
+    assert set(others[2].split()[7:]) == files
     assert all("--error-exitcode" in line and "-k smallest" in line for line in checked)
     assert {line.split()[-1] for line in checked if "memcheck" in line} == files - {"tests/test_gpu.py"}
 

@@ -24,15 +24,23 @@ fi
 "$chosen" setup.py -q build_ext --inplace
 "$chosen" -m minerlib info
 failed=0
-"$chosen" -m pytest -m gpu tests/test_gpu.py tests/test_gpu_triton.py tests/test_gpu_triton_losses.py tests/test_gpu_cuda.py ||
+workers=() # each compiles its own kernels, which takes longer than running them
+if "$chosen" -c 'import xdist' 2>/dev/null; then workers=(-n "$(($(nproc) < 8 ? $(nproc) : 8))"); fi
+"$chosen" -m pytest -m gpu ${workers[@]+"${workers[@]}"} tests/test_gpu.py tests/test_gpu_triton.py tests/test_gpu_triton_losses.py tests/test_gpu_cuda.py ||
   failed=1
-sanitize() { # TOOL FILE
+reports=$(mktemp -d)
+trap 'rm -rf "$reports"' EXIT
+checks=()
+sanitize() { # TOOL FILE: beside the others, as most of it is compiling
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" --error-exitcode 9 \
-    "$chosen" -m pytest -m gpu -k smallest "$2" || failed=1
+    "$chosen" -m pytest -m gpu -k smallest "$2" >"$reports/$1-$(basename "$2")" 2>&1 &
+  checks+=($!)
 }
 if command -v compute-sanitizer >/dev/null; then
   for file in tests/test_gpu_triton.py tests/test_gpu_triton_losses.py; do sanitize memcheck "$file"; done
   for tool in memcheck racecheck initcheck; do sanitize "$tool" tests/test_gpu_cuda.py; done
+  for check in "${checks[@]}"; do wait "$check" || failed=1; done
+  tail -n 4 "$reports"/*
 else
   echo "make gpu: no compute-sanitizer here, so memory accesses were not checked"
 fi
