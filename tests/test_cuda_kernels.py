@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from minerlib import _cuda_library, reference
+from minerlib.backends import _cuda_codes, _cuda_ranking
 from minerlib.backends import _cuda_hamming as kernels
 from tests.cuda_mirror import ROOT, mirror, threads_in_order
 from tests.hamming_cases import (
@@ -88,7 +89,7 @@ def test_no_answer_depends_on_which_thread_is_first(order: int, queries: int, ro
     with threads_in_order(order):
         search_and_ranges(a, b, {5, rows // 2})
         for r in relevances(queries, rows, False):
-            check_rankings(kernels, a, b, r, {rows // 2, rows})
+            check_rankings(_cuda_ranking, a, b, r, {rows // 2, rows})
 
 
 @pytest.mark.parametrize("width", [1, 4, 5, 8, 13, 16, 24, 32, 33, 64, 72])
@@ -182,8 +183,9 @@ def test_limits_of_more_distances_than_a_window_holds() -> None:
 def test_queries_in_chunks_and_halves(
     queries: int, monkeypatch: pytest.MonkeyPatch, launched: list[str]
 ) -> None:
-    monkeypatch.setattr(kernels, "MOST_QUERIES", 9)
-    monkeypatch.setattr(kernels, "MOST", 2000)
+    monkeypatch.setattr(_cuda_codes, "MOST_QUERIES", 9)
+    monkeypatch.setattr(_cuda_codes, "MOST", 2000)
+    monkeypatch.setattr(kernels, "MOST_CANDIDATES", 4000)
     monkeypatch.setattr(kernels, "LEAST_SAMPLE", 64)
     a, b = codes("descending", queries, 1500, 4)
     assert_equal(kernels.search(tensor(a), tensor(b), 9), reference.hamming_search(a, b, 9))
@@ -196,7 +198,7 @@ def test_rows_tied_at_the_bound_are_not_kept_beyond_k(monkeypatch: pytest.Monkey
     monkeypatch.setattr(kernels, "BLOCKS_FEW", 2)
     a, b = codes("duplicates", 2, 50_000, 8)
     a[:] = b[:2]
-    x, y = kernels.as_words(tensor(a), False), kernels.as_words(tensor(b), True)
+    x, y = _cuda_codes.as_words(tensor(a), False), _cuda_codes.as_words(tensor(b), True)
     hits = kernels._collect(x, y, torch.zeros(2, dtype=torch.int32), 5, 5)
     assert hits is not None
     assert hits.ends.tolist() == [[8192, 16384]] * 2
@@ -218,7 +220,7 @@ def test_the_last_of_k_may_lie_in_a_later_tile(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_codes_too_long_are_refused() -> None:
-    long = torch.zeros((1, kernels.MOST_BITS // 8 + 1), dtype=torch.uint8)
+    long = torch.zeros((1, _cuda_codes.MOST_BITS // 8 + 1), dtype=torch.uint8)
     with pytest.raises(ValueError, match="codes: expected at most 2147483647 rows of 8388600 bits, got 1 of"):
         kernels.search(long, long, 1)
 
@@ -232,32 +234,32 @@ def test_codes_too_long_are_refused() -> None:
     ("few distinct", 65, 70, 8), ("random", 5, 300, 129),
 ])  # fmt: skip
 def test_counts_and_average_precision(kind: str, queries: int, rows: int, width: int, own: bool) -> None:
-    check_rankings_of_both_kinds(kernels, kind, queries, rows, width, own)
+    check_rankings_of_both_kinds(_cuda_ranking, kind, queries, rows, width, own)
 
 
 def test_queries_ranked_in_chunks_know_their_own_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "MOST_QUERIES", 5)
+    monkeypatch.setattr(_cuda_codes, "MOST_QUERIES", 5)
     _, b = codes("few distinct", 1, 12, 2)
     for r in relevances(12, 12, True):
-        check_rankings(kernels, b, b, r, {12})
+        check_rankings(_cuda_ranking, b, b, r, {12})
 
 
 def test_a_thread_counts_more_rows_than_half_a_word_holds() -> None:
     """70,000 duplicates of one query: a thread's share stays below 2^16 of them."""
     a, b = codes("duplicates", 1, 70_000, 1)
     a[:] = b[:1]
-    x, y = kernels.as_words(tensor(a), False), kernels.as_words(tensor(b), True)
-    assert kernels._totals(x, y, 70_000)[0][0].tolist() == [70_000] + [0] * 8
+    x, y = _cuda_codes.as_words(tensor(a), False), _cuda_codes.as_words(tensor(b), True)
+    assert _cuda_ranking.count_distances(x, y, 70_000)[0][0].tolist() == [70_000] + [0] * 8
 
 
 def test_rankings_of_nothing() -> None:
-    check_rankings_of_nothing(kernels)
+    check_rankings_of_nothing(_cuda_ranking)
 
 
 # ------------------------------------------------------------------ launch arithmetic
 
 MANY_SIZES = (1, 2, 3, 31, 32, 33, 63, 64, 65, 1000, 10_000)
-MANY_ROWS = (1, 255, 256, 257, 8191, 8193, 65_535, 65_536, 1_000_000, 10_000_000, kernels.MOST_ROWS)
+MANY_ROWS = (1, 255, 256, 257, 8191, 8193, 65_535, 65_536, 1_000_000, 10_000_000, _cuda_codes.MOST_ROWS)
 
 
 def test_splits_hold_every_row_once() -> None:
@@ -270,14 +272,14 @@ def test_splits_hold_every_row_once() -> None:
 
 
 def test_parts_hold_every_row_once_and_fit_their_counters() -> None:
-    values = (9, 65, 129, 192, 193, 257, 385, 2041, 20_001, kernels.MOST_BITS + 1)
-    for queries, rows, many, counter in itertools.product(MANY_SIZES, MANY_ROWS, values, (4, 8)):
-        parts = kernels.parts_for(queries, rows, many, counter)
+    values = (9, 65, 129, 192, 193, 257, 385, 2041, 20_001, _cuda_codes.MOST_BITS + 1)
+    for queries, rows, many, summed in itertools.product(MANY_SIZES, MANY_ROWS, values, (False, True)):
+        parts = _cuda_ranking.parts_for(queries, rows, many, summed)
         assert parts.threads % 32 == 0
         assert parts.threads % parts.block == 0
-        assert counter * parts.threads * parts.window <= kernels.SHARED
+        assert (4 if summed else 8) * parts.threads * parts.window <= _cuda_ranking.SHARED
         assert 1 <= parts.window <= many
-        assert 1 <= parts.thread_rows <= kernels.MOST_THREAD_ROWS
+        assert 1 <= parts.thread_rows <= _cuda_ranking.MOST_THREAD_ROWS
         assert parts.each_query * parts.thread_rows >= rows
         assert (parts.splits - 1) * (parts.threads // parts.block) * parts.thread_rows < rows
         assert -(-many // parts.window) <= 0xFFFF  # layers of a grid
@@ -288,12 +290,12 @@ def test_parts_hold_every_row_once_and_fit_their_counters() -> None:
     (1, 1), (4, 1), (5, 2), (8, 2), (9, 4), (12, 4), (16, 4), (17, 8), (32, 8), (33, 16), (64, 16), (65, 24),
 ])  # fmt: skip
 def test_widths(bytes_: int, words: int) -> None:
-    assert kernels.width_for(bytes_) == words
+    assert _cuda_codes.width_for(bytes_) == words
 
 
 def test_planes_hold_the_vectors_of_neighbours_side_by_side() -> None:
     rows = torch.arange(3 * 64, dtype=torch.uint8).view(3, 64)
-    words = kernels.as_words(rows, True).words
+    words = _cuda_codes.as_words(rows, True).words
     for vector, row in itertools.product(range(4), range(3)):
         assert torch.equal(
             words.view(12, 4)[vector * 3 + row], rows[row].view(torch.int32)[4 * vector : 4 * vector + 4]
@@ -316,7 +318,7 @@ def test_the_launchers_know_the_kernels_tiles() -> None:
     nearest = (ROOT / "csrc/cuda/hamming_nearest.h").read_text(encoding="utf-8")
     assert "THREADS = 1024, RESIDENT = 1, MOST = 1024;" in nearest
     histogram = (ROOT / "csrc/cuda/hamming_histogram.h").read_text(encoding="utf-8")
-    assert f"THREADS = {kernels.COUNT_THREADS}, RESIDENT = 12, MOST_ROWS = 0xFFFF;" in histogram
+    assert f"THREADS = {_cuda_ranking.COUNT_THREADS}, RESIDENT = 12, MOST_ROWS = 0xFFFF;" in histogram
     tiles = [[kernels.tile_rows(width, way) for way in range(2)] for width in (8, 16)]
     assert tiles == [[8192, 1024], [4096, 512]]
 

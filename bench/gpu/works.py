@@ -322,7 +322,7 @@ def cuda_codes(
 def cuda_ranking(queries: int, database: int, bits: int, device: torch.device) -> Work:
     """Average precision of whole rankings, ties by index."""
     from minerlib import inputs
-    from minerlib.backends import _cuda_hamming, cuda, native
+    from minerlib.backends import _cuda_ranking, cuda, native
     from tritonkernels import hamming_ranking
 
     data = packed_codes(database, bits, device, 1)[0]
@@ -336,13 +336,13 @@ def cuda_ranking(queries: int, database: int, bits: int, device: torch.device) -
             *(side.numpy() for side in some),
             inputs.relevance(labels[0][:SAMPLED], labels[1], len(some[0]), database), database,
         )  # fmt: skip
-        found = _cuda_hamming.average_precision(sets[0], data, relevance, database)
+        found = _cuda_ranking.average_precision(sets[0], data, relevance, database)
         same([found[: len(wanted)]], [torch.from_numpy(wanted)])
 
     pairs = queries * database
     return Work(
         f"CUDA, average precision, {bits} bits, {queries} in {database}", sets, pairs, pairs * bits // 32,
-        lambda x: _cuda_hamming.average_precision(x, data, relevance, database), check,
+        lambda x: _cuda_ranking.average_precision(x, data, relevance, database), check,
         {TRITON: lambda x: hamming_ranking.average_precision(x, data, relevance, database)},
     )  # fmt: skip
 

@@ -1,8 +1,8 @@
-"""Hamming kernels of csrc/cuda on torch tensors: what is allocated, how work is cut up, which kernels run.
+"""Hamming search of csrc/cuda on torch tensors: what is allocated, how work is cut up, which kernels run.
 
 Codes are uint8 [rows, bytes]; answers are those of the definition, ties by the lowest index. Kernels go to
 the tensors' device, on the stream that is current there. Peak memory beside the result: a copy of the codes,
-and 1 GB of candidates, counts or ranks, unless a single query needs more.
+and 1 GB of candidates, unless a single query needs more.
 
 search:  1. a histogram of the first rows: their k-th distance bounds the k-th of all
          2. `collect`: each query's rows within that bound, by split and in index order. Rows come in stages,
@@ -20,13 +20,12 @@ second `collect` knows all sizes. A query set whose candidates outgrow the memor
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from minerlib import _cuda_library
+from minerlib.backends._cuda_codes import BLOCKS, Codes, as_words, chunks, launch
+from minerlib.backends._cuda_ranking import count_distances
 
 SAMPLE = 1024  # one of so many rows is counted for the first bound of many queries,
 SAMPLE_FEW = 64  # of few, whose rows are not met in stages,
@@ -38,14 +37,10 @@ SMALL = 1 << 34  # pairs
 TIES = 3  # as many rows may lie within a bound as there are nearest ones, by ties
 RANKED_K = 512  # above it candidates are sorted by `select`,
 LARGE_K = 2048  # and above that there are so many that their number is asked for first
-MOST = 1 << 25  # candidates, counts or ranks of 8 bytes that are held at a time
-MOST_QUERIES = 8192
-MOST_ROWS = (1 << 31) - 1
-MOST_BITS = (1 << 23) - 8  # of a code
+MOST_CANDIDATES = 1 << 27  # of 8 bytes, held at a time
 ALL = 1 << 62
 
 FEW, MANY, PRODUCTS = 0, 1, 2  # ways of `collect` to meet queries, see csrc/cuda/hamming_collect.h
-BLOCKS = 4096  # wanted on the device: several rounds even of the largest, so that the last one is short
 BLOCKS_FEW = 1024  # where their segments are read by one block
 BLOCKS_PRODUCTS = 2  # of a multiprocessor: what it holds, all of the same length
 MANY_FROM = 8  # queries for which a block takes QUERIES of them
@@ -53,104 +48,6 @@ QUERIES = (4, 32)  # of a block of `collect`, FEW or MANY
 PRODUCTS_WARPS = 8  # of a block; a warp takes 64 queries of up to 8 words, 32 of 16
 PRODUCTS_WIDTH = 16  # words
 PRODUCTS_ROWS = 32  # of a warp at a time
-SHARED = 48 << 10  # bytes of shared memory that every architecture gives a block
-COUNT_THREADS = 64
-MOST_THREAD_ROWS = 0xFFFF
-
-
-# ------------------------------------------------------------------ codes as the kernels take them
-
-
-@dataclass(frozen=True, eq=False)
-class Codes:
-    """Codes as words, row by row, or in planes of up to four words (csrc/cuda/codes.h)."""
-
-    words: torch.Tensor  # int32
-    count: int
-    width: int  # words of a row
-    bits: int  # 8 * bytes
-
-    @property
-    def values(self) -> int:
-        """How many distances there can be."""
-        return self.bits + 1
-
-    def rows(self, first: int, last: int) -> Codes:
-        """Some of the rows, as a view; not of planes."""
-        return Codes(self.words[first:last], last - first, self.width, self.bits)
-
-
-def width_for(length: int) -> int:
-    """Words that the kernels take for codes of so many bytes."""
-    words = -(-length // 4)
-    return next((width for width in (1, 2, 4, 8) if words <= width), -(-words // 8) * 8)
-
-
-def as_words(
-    codes: torch.Tensor,  # [rows, bytes] uint8
-    planes: bool,
-) -> Codes:
-    """Codes as words: the tensor itself where it can be read so, else a copy."""
-    count, length = codes.shape
-    if count > MOST_ROWS or 8 * length > MOST_BITS:
-        raise ValueError(
-            f"codes: expected at most {MOST_ROWS} rows of {MOST_BITS} bits, got {count} of {8 * length}"
-        )
-    width = width_for(length)
-    if length != 4 * width or count == 0:  # NumPy's empty arrays may come without strides
-        padded = codes.new_zeros((count, 4 * width))
-        padded[:, :length] = codes
-        codes = padded
-    elif not codes.is_contiguous() or codes.data_ptr() % 16:
-        codes = codes.clone(memory_format=torch.contiguous_format)
-    words = codes.view(torch.int32)
-    if planes and width > 4:
-        words = words.view(count, width // 4, 4).transpose(0, 1).contiguous()
-    return Codes(words, count, width, 8 * length)
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Relevance as the kernels take it: classes of both sides, or bits of both."""
-
-    query_classes: torch.Tensor | None  # [Q] int32
-    row_classes: torch.Tensor | None  # [M] int32
-    query_bits: torch.Tensor | None  # [Q, W] uint64
-    row_bits: torch.Tensor | None  # [M, W] uint64
-    own: bool
-
-    @staticmethod
-    def of(relevance: Any) -> Labels:
-        """Of a `minerlib.inputs.Relevance` that holds tensors on the codes' device."""
-        if relevance.query_classes is not None:  # dense, so below the number of rows
-            queries, rows = relevance.query_classes.int(), relevance.database_classes.int()
-            return Labels(queries.contiguous(), rows.contiguous(), None, None, relevance.own)
-        queries, rows = relevance.query_bits.contiguous(), relevance.database_bits.contiguous()
-        return Labels(None, None, queries, rows, relevance.own)
-
-    def arguments(self, first: int) -> tuple[Any, ...]:
-        """For queries from `first` on."""
-        words = 0 if self.query_bits is None else self.query_bits.shape[1]
-        queries = [side if side is None else side[first:] for side in (self.query_classes, self.query_bits)]
-        return queries[0], self.row_classes, queries[1], self.row_bits, words, int(self.own)
-
-
-NO_LABELS = (None, None, None, None, 0, 0)
-
-
-def _launch(kernel: str, near: torch.Tensor, *arguments: Any) -> None:
-    """near: a tensor on the device; its current stream is used."""
-    values = [
-        value.data_ptr() if isinstance(value, torch.Tensor) else 0 if value is None else value
-        for value in arguments
-    ]
-    library = _cuda_library.library()
-    if near.device.type != "cuda":  # the tests' mirror
-        library.launch(kernel, *values, 0, 0)
-        return
-    with torch.cuda.device(near.device):  # the library's CUDA runtime and torch's agree about the device
-        stream = torch.cuda.current_stream().cuda_stream
-        library.launch(kernel, *values, near.device.index, stream)
 
 
 # ------------------------------------------------------------------ how work is cut up
@@ -230,46 +127,7 @@ def segment_rows(expected: float, splits: int, split_rows: int) -> int:
     return min(split_rows, int(mean + 6 * math.sqrt(mean)) + 16)
 
 
-@dataclass(frozen=True)
-class Parts:
-    """How the counting kernels deal out rows: see Parts in csrc/cuda/hamming_histogram.h."""
-
-    splits: int
-    block: int  # queries of a block
-    thread_rows: int
-    threads: int
-    window: int  # distances counted at a time
-
-    @property
-    def each_query(self) -> int:
-        """Parts that a query's rows are in."""
-        return self.splits * (self.threads // self.block)
-
-
-def parts_for(queries: int, rows: int, values: int, counter: int, blocks: int = BLOCKS) -> Parts:
-    """counter: bytes that a thread keeps for each distance."""
-    threads = COUNT_THREADS if counter * COUNT_THREADS * values <= SHARED else COUNT_THREADS // 2
-    window = min(values, SHARED // (counter * threads))
-    block = min(threads, 1 << max(0, queries - 1).bit_length())
-    parts = threads // block
-    wanted = -(-blocks // -(-queries // block))
-    least_rows = 4 * values // parts  # as clearing and adding up its counters costs
-    splits = max(
-        1, min(wanted, rows // (parts * max(16, least_rows))), -(-rows // (parts * MOST_THREAD_ROWS))
-    )
-    thread_rows = max(1, -(-rows // (splits * parts)))
-    return Parts(max(1, -(-rows // (parts * thread_rows))), block, thread_rows, threads, window)
-
-
-def _chunks(count: int, each: int) -> Iterator[tuple[int, int]]:
-    """So many queries at a time that `each` values of all of them fit, about as many each time."""
-    most = max(1, min(MOST_QUERIES, MOST // max(1, each)))
-    step = max(1, -(-count // max(1, -(-count // most))))
-    for first in range(0, count, step):
-        yield first, min(count, first + step)
-
-
-# ------------------------------------------------------------------ distances and counts
+# ------------------------------------------------------------------ distances
 
 
 def distance(
@@ -279,43 +137,8 @@ def distance(
     out = torch.empty((len(a), len(b)), dtype=torch.int32, device=a.device)
     if out.numel():
         x, y = as_words(a, False), as_words(b, True)
-        _launch("hamming_distance", out, x.words, x.count, y.words, y.count, x.width, out)
+        launch("hamming_distance", out, x.words, x.count, y.words, y.count, x.width, out)
     return out
-
-
-def _totals(
-    queries: Codes,
-    database: Codes,
-    rows: int,  # the first ones
-    labels: Labels | None = None,
-    first: int = 0,  # the queries' place in the whole set
-) -> tuple[torch.Tensor, torch.Tensor]:  # [Q, values] int64 each: all rows, and relevant ones
-    every = torch.zeros((queries.count, queries.values), dtype=torch.int64, device=queries.words.device)
-    relevant = torch.zeros_like(every) if labels else None
-    parts = parts_for(queries.count, rows, queries.values, 4)
-    _launch(
-        "hamming_histogram", every, queries.words, queries.count, first, database.words, database.count, rows,
-        queries.width, *(labels.arguments(first) if labels else NO_LABELS), parts.splits, parts.block,
-        parts.thread_rows, queries.values, parts.threads, parts.window, every, relevant, None, None,
-    )  # fmt: skip
-    return every, every if relevant is None else relevant
-
-
-def counts(
-    queries: torch.Tensor,  # [Q, bytes] uint8
-    database: torch.Tensor,  # [M, bytes] uint8
-    relevance: Any,  # a minerlib.inputs.Relevance of tensors
-) -> tuple[torch.Tensor, torch.Tensor]:  # [Q, bits + 1] int64: all, and relevant ones
-    """How many rows, and how many relevant ones, lie at each distance."""
-    x, y, labels = as_words(queries, False), as_words(database, True), Labels.of(relevance)
-    found = [
-        _totals(x.rows(first, last), y, y.count, labels, first) for first, last in _chunks(x.count, x.values)
-    ]
-    if not found:
-        nothing = torch.zeros((0, x.values), dtype=torch.int64, device=queries.device)
-        return nothing, nothing
-    every, relevant = (torch.cat(side) for side in zip(*found, strict=True))
-    return every, relevant
 
 
 # ------------------------------------------------------------------ search and ranges
@@ -342,7 +165,7 @@ def _collect_stage(
     counts: torch.Tensor,  # [Q, splits] int32, written
     totals: torch.Tensor | None,  # [Q, values] int64, added to
 ) -> None:
-    _launch(
+    launch(
         "hamming_collect", counts, queries.words, queries.count, database.words, database.count, stage.first,
         stage.last, queries.width, limits, enough, stage.splits, stage.split_rows, stage.first_split,
         counts.shape[1], hits.candidates, hits.starts, hits.capacity, counts, totals, queries.values, way,
@@ -362,7 +185,7 @@ def _collect(
     way = way_for(queries.count, queries.width, device, products)
     stages, splits = stages_for([database.count], queries.count, queries.width, way, device)
     capacity = segment_rows(expected, splits, stages[0].split_rows)
-    if queries.count > 1 and queries.count * splits * capacity > 2 * MOST:
+    if queries.count > 1 and queries.count * splits * capacity > MOST_CANDIDATES:
         return None
     found = torch.empty((queries.count, splits), dtype=torch.int32, device=device)
 
@@ -379,7 +202,7 @@ def _collect(
     del candidates
     flat = found.view(-1).cumsum(0, dtype=torch.int64)
     total = int(flat[-1])
-    if total > MOST and queries.count > 1:
+    if total > MOST_CANDIDATES and queries.count > 1:
         return None
     starts = flat.view(found.shape) - found
     return Hits(run(total, starts), starts, 0, ends)
@@ -392,7 +215,7 @@ def _select(
     indices: torch.Tensor,  # int64, written
     distances: torch.Tensor,  # int32, written
 ) -> None:
-    _launch(
+    launch(
         "hamming_select", offsets, hits.candidates, hits.starts, hits.capacity, hits.ends.shape[1], hits.ends,
         offsets, len(hits.ends), values, indices, distances,
     )  # fmt: skip
@@ -411,7 +234,7 @@ def search(
     distances = torch.empty((len(queries), k), dtype=torch.int32, device=queries.device)
     indices = torch.empty((len(queries), k), dtype=torch.int64, device=queries.device)
     x, y = as_words(queries, False), as_words(database, True)
-    for first, last in _chunks(x.count, max(2 * k * SAMPLE_LARGE if k > LARGE_K else 1, x.values)):
+    for first, last in chunks(x.count, max(2 * k * SAMPLE_LARGE if k > LARGE_K else 1, x.values)):
         _search(x.rows(first, last), y, k, products, distances[first:last], indices[first:last])
     return distances, indices
 
@@ -434,7 +257,7 @@ def _search(
         sample = max(database.count // SAMPLE_LARGE, min(database.count, LEAST_SAMPLE))
         if k > sample // 2:
             sample = database.count
-        within = _totals(queries, database, sample)[0]
+        within = count_distances(queries, database, sample)[0]
         _limit(within, k, limits, True)
         most = _most(within, limits)
         expected = (most + 4 * math.isqrt(most) + 4) * database.count // sample
@@ -447,7 +270,7 @@ def _limit(
     limits: torch.Tensor,  # [Q] int32, lowered to the least distance up to which k rows lie
     first: bool = False,  # there is no limit yet
 ) -> None:
-    _launch("hamming_limits", totals, totals, *totals.shape, k, int(first), limits)
+    launch("hamming_limits", totals, totals, *totals.shape, k, int(first), limits)
 
 
 def _most(
@@ -483,7 +306,7 @@ def _search_small(
         )
         for stage in stages
     )
-    if queries.count > 1 and queries.count * splits * capacity > 4 * MOST:
+    if queries.count > 1 and queries.count * splits * capacity > MOST_CANDIDATES:
         half = queries.count // 2
         for part in (slice(0, half), slice(half, queries.count)):
             _search(
@@ -491,7 +314,7 @@ def _search_small(
             )
         return None
 
-    _limit(_totals(queries, database, sample)[0], k, limits, True)
+    _limit(count_distances(queries, database, sample)[0], k, limits, True)
     zeros = torch.zeros(queries.count * queries.values + 1, dtype=torch.int64, device=device)
     totals, failed = zeros[1:].view(queries.count, queries.values), zeros[:1]
     counts = torch.empty((queries.count, splits), dtype=torch.int32, device=device)
@@ -502,7 +325,7 @@ def _search_small(
         _limit(totals, k, limits)
     if k <= RANKED_K:
         threads, lanes = (1024, 1) if splits >= 256 else (256, 8)
-        _launch(
+        launch(
             "hamming_nearest", counts, candidates, capacity, splits, counts, limits, queries.count, k,
             threads, lanes, indices, distances, failed,
         )  # fmt: skip
@@ -556,7 +379,7 @@ def range_search(
     device = queries.device
     found = []
     if y.count:
-        for first, last in _chunks(x.count, 1):
+        for first, last in chunks(x.count, 1):
             found += _ranges(x.rows(first, last), y, radius)
     each, indices, distances = (
         torch.cat([torch.empty(0, dtype=kind, device=device), *(part[place] for part in found)])
@@ -585,58 +408,3 @@ def _ranges(
     distances = torch.empty(total, dtype=torch.int32, device=each.device)
     _select(hits, offsets, queries.values, indices, distances)
     return [(each, indices, distances)]
-
-
-# ------------------------------------------------------------------ average precision
-
-
-def average_precision(
-    queries: torch.Tensor,  # [Q, bytes] uint8
-    database: torch.Tensor,  # [M, bytes] uint8
-    relevance: Any,  # a minerlib.inputs.Relevance of tensors
-    k: int,
-) -> torch.Tensor:  # [Q] float64
-    """The mean precision at the relevant rows among each query's first k; no host synchronisation."""
-    out = torch.zeros(len(queries), dtype=torch.float64, device=queries.device)
-    k = min(k, len(database))
-    if k:
-        x, y, labels = as_words(queries, False), as_words(database, True), Labels.of(relevance)
-        for first, last in _chunks(x.count, max(k, x.values)):
-            _precisions(x.rows(first, last), y, labels, first, k, out[first:last])
-    return out
-
-
-def _precisions(
-    queries: Codes,
-    database: Codes,
-    labels: Labels,
-    first: int,  # the queries' place in the whole set
-    k: int,
-    out: torch.Tensor,  # [Q] float64, written
-) -> None:
-    blocks = max(1, min(BLOCKS // 4, MOST // (2 * COUNT_THREADS * queries.values)))
-    parts = parts_for(queries.count, database.count, queries.values, 8, blocks)
-    shape = (queries.count, parts.each_query, queries.values)
-    every, relevant = (torch.empty(shape, dtype=torch.int32, device=out.device) for _ in range(2))
-    dealt = (parts.splits, parts.block, parts.thread_rows, queries.values, parts.threads, parts.window)
-    codes = (queries.words, queries.count, first, database.words)
-    _launch(
-        "hamming_histogram", out, *codes, database.count, database.count, queries.width,
-        *labels.arguments(first), *dealt, None, None, every, relevant,
-    )  # fmt: skip
-    ranks = torch.empty((queries.count, k), dtype=torch.int32, device=out.device)
-    hits = torch.zeros(queries.count, dtype=torch.int32, device=out.device)
-    _launch(
-        "hamming_rank", out, *codes, database.count, queries.width, *labels.arguments(first), *dealt,
-        _starts(every), _starts(relevant), k, ranks, hits,
-    )  # fmt: skip
-    _launch("hamming_precision", out, ranks, hits, queries.count, k, out)
-
-
-def _starts(
-    counts: torch.Tensor,  # [Q, parts, values] int32
-) -> torch.Tensor:  # [Q, parts, values] int32: rows that come before the part's first at this distance
-    totals = counts.sum(1, dtype=torch.int32)
-    nearer = totals.cumsum(1, dtype=torch.int32) - totals
-    earlier = counts.cumsum(1, dtype=torch.int32) - counts
-    return earlier + nearer[:, None, :]

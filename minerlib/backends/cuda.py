@@ -80,12 +80,12 @@ def hamming_range(queries: Codes, database: Codes, radius: int) -> tuple[Any, ..
 
 
 def hamming_counts(queries: Codes, database: Codes, relevance: Relevance) -> tuple[Any, ...]:
-    from minerlib.backends import _cuda_hamming as kernels
+    from minerlib.backends import _cuda_ranking as kernels
 
     return answer(kernels.counts, device(), queries, database, relevance)
 
 
 def hamming_average_precision(queries: Codes, database: Codes, relevance: Relevance, k: int) -> Any:
-    from minerlib.backends import _cuda_hamming as kernels
+    from minerlib.backends import _cuda_ranking as kernels
 
     return answer(kernels.average_precision, device(), queries, database, relevance, k)
