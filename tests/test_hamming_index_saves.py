@@ -318,6 +318,8 @@ import resource, sys, numpy as np
 import minerlib
 from minerlib import HammingIndex, hamming_index
 
+minerlib.set_num_threads(2)  # the limit below counts the stack of every thread
+
 def resident(field):
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith(field)) / 1024
