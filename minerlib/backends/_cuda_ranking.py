@@ -72,7 +72,7 @@ def parts_for(queries: int, rows: int, values: int, summed: bool, blocks: int = 
     block = min(threads, 1 << max(0, queries - 1).bit_length())
     parts = threads // block
     query_blocks = -(-queries // block)
-    # A part has rows enough to be worth clearing its counters and adding them up; few queries fill the device.
+    # A part has rows enough to be worth clearing and adding up its counters; few queries fill the device.
     splits = rows // (parts * max(256, 4 * values))
     if summed:
         splits = rows // (parts * max(16, 4 * values // parts))
