@@ -103,8 +103,8 @@ class _Turns:
 def settle() -> None:
     """Sleep until this process uses no more processor time.
 
-    Threads of torch, OpenBLAS and faiss wait awake for their next work, up to some 20 ms where a processor's pauses
-    are long, and would meanwhile keep the cores from the threads of whoever is next.
+    Threads of torch, OpenBLAS and faiss wait awake for their next work, up to some 20 ms where a processor's
+    pauses are long, and would meanwhile keep the cores from the threads of whoever is next.
     """
     for _ in range(_MOST_GLANCES):
         start, worked = time.perf_counter(), time.process_time()
