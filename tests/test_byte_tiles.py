@@ -150,3 +150,36 @@ def test_extremes(kind: Callable[[np.random.Generator], Rows], classes: int) -> 
             expected = minerlib.mine(x, labels, strategy, metric=metric, backend="native")
         for got, wanted in zip(found, expected, strict=True):
             np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "euclidean", "cosine"])
+def test_windows_of_batches_too_large_for_a_square(metric: str) -> None:
+    """Distances of positives recur as distances of negatives, at the very edges of windows."""
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((1100, 37)).astype(np.float32)
+    x[550:] = x[:550]
+    x[::9, :30] *= 0.01
+    x[5::50] = 0
+    labels = rng.integers(400, size=len(x))
+    for strategy in ("semi-hard", "random-hard", "semi-hard-nearest", "hard"):
+        with native.use_instruction_set("generic"):
+            expected = minerlib.mine(x, labels, strategy, margin=0.3, metric=metric, backend="native")
+        for name in (*native.instruction_sets(), *native.emulated_instruction_sets()):
+            with native.use_instruction_set(name):
+                found = minerlib.mine(x, labels, strategy, margin=0.3, metric=metric, backend="native")
+            for got, wanted in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(got, wanted, err_msg=f"{name}, {strategy}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_extremes_with_every_instruction_set(kind: Callable[[np.random.Generator], Rows]) -> None:
+    """Rows enough for first bounds from a sample."""
+    x = np.concatenate(kind(np.random.default_rng(6)))[-2100:].astype(np.float32)
+    labels = np.random.default_rng(7).integers(300, size=len(x))
+    with native.use_instruction_set("generic"):
+        expected = minerlib.mine(x, labels, "assorted", backend="native")
+    for name in (*native.instruction_sets()[1:], *native.emulated_instruction_sets()):
+        with native.use_instruction_set(name):
+            found = minerlib.mine(x, labels, "assorted", backend="native")
+        for got, wanted in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(got, wanted, err_msg=name)

@@ -104,10 +104,35 @@ bool same_neighbours(const Kernels& kernels, const Kernels& trusted) {
     return found == expected && found_at == expected_at;
 }
 
+// Against other rows, as small batches of their own are not compared by tiles.
+bool same_windows(const Kernels& kernels, const Kernels& trusted) {
+    constexpr int64_t N = 33, M = 280, D = 50;
+    const std::vector<float> anchors = numbers(N, D, 4), columns = numbers(M, D, 5);
+    std::vector<int64_t> classes(N), members(M), offsets(N + 1);
+    const std::vector<int64_t> starts = {0, M / 2, M};
+    for (size_t i = 0; i < N; ++i) classes[i] = static_cast<int64_t>(i % 2);
+    for (size_t i = 0; i <= N; ++i) offsets[i] = static_cast<int64_t>(i) * (M / 2);
+    std::iota(members.begin(), members.end(), int64_t{0});
+    Problem problem = {};
+    problem.anchors = {anchors.data(), N, D, false};
+    problem.columns = {columns.data(), M, D, false};
+    problem.labels.anchor_class = classes.data();
+    problem.labels.starts = starts.data();
+    problem.labels.members = members.data();
+    problem.exact = true;
+    problem.threads = 1;
+    const auto mined = [&](const Kernels& which) {
+        std::vector<int64_t> a(N * M / 2), p(N * M / 2), n(N * M / 2);
+        which.window(problem, Rule::semi_hard, {2.0, 1, false, 0}, {offsets.data(), a.data(), p.data(), n.data()});
+        return n;
+    };
+    return mined(kernels) == mined(trusted);
+}
+
 }  // namespace
 
 bool same_answers(const Kernels& kernels, const Kernels& trusted) {
-    return same_extremes(kernels, trusted) && same_neighbours(kernels, trusted);
+    return same_extremes(kernels, trusted) && same_neighbours(kernels, trusted) && same_windows(kernels, trusted);
 }
 
 }  // namespace minerlib

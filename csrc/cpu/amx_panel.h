@@ -80,5 +80,74 @@ private:
 };
 using FastPanel = AmxPanel;
 
+// The same of rows as sums of two numbers of bfloat16, a = high + low, where float32's accuracy is wanted: high . high
+// + high . low + low . high, as products of rows three times as long. 32 dimensions of a converted row are 16 pairs of
+// high parts and 16 of low ones.
+struct AmxFinePanel : AmxPanel {
+    static int64_t steps(int64_t dims) { return 3 * AmxPanel::steps(dims); }
+    static double roundings(int64_t dims) { return AmxPanel::roundings(3 * dims); }
+
+    static constexpr double LARGEST_RESIDUAL = 0x1p-17;
+
+    // What is lost of a . b is r_a + r_b + r_a r_b for what both parts lose of the rows, and low . low, which is at
+    // most half the sum of the two squares: all relative to |a||b|.
+    static double convert(float* row, int64_t dims, double norm) {
+        FloatV lost = {}, low = {};
+        for (int64_t k = 0; k < ceil_div(dims, PADDING) * PADDING; k += PADDING) {
+            float block[PADDING];
+            std::copy_n(row + k, PADDING, block);
+            for (int64_t l = 0; l < PADDING; l += WIDTH) {
+                const FloatV value = load(block + l), rest = value - rounded(value), left = rest - rounded(rest);
+                low += rest * rest;
+                lost += left * left;
+                store_halves(rounded(value), row + k + l / 2);
+                store_halves(rounded(rest), row + k + (PADDING + l) / 2);
+            }
+        }
+        if (norm == 0) return 0;
+        double lost_square = 0, low_square = 0;
+        for (int lane = 0; lane < WIDTH; ++lane) {
+            lost_square += static_cast<double>(lost[lane]);
+            low_square += static_cast<double>(low[lane]);
+        }
+        const double room = 1.01 + static_cast<double>(dims) * 0x1p-22;  // the float32 sums err, too
+        return room * (std::sqrt(lost_square) / norm + 0.5 * low_square / (norm * norm));
+    }
+
+    static void pack_rows(const float* rows, int64_t stride, int64_t count, int64_t steps, float* out) {
+        for (int64_t k = 0; k < steps; k += 3 * TILE_SIDE) {
+            const float* block = rows + k / 3 * 2;
+            for (const float* part : {block, block, block + TILE_SIDE}) {
+                AmxPanel::pack_rows(part, stride, count, TILE_SIDE, out);
+                out += TILE_SIDE * ROWS;
+            }
+        }
+    }
+
+    static void pack_columns(const float* rows, int64_t stride, int64_t count, int64_t steps, float* out) {
+        for (int64_t k = 0; k < steps; k += 3 * TILE_SIDE) {
+            const float* block = rows + k / 3 * 2;
+            for (const float* part : {block, block + TILE_SIDE, block}) {
+                interleave<COLUMNS>(part, stride, count, TILE_SIDE, out);
+                out += TILE_SIDE * COLUMNS;
+            }
+        }
+    }
+
+private:
+    // As round_to_bfloat16.
+    static FloatV rounded(FloatV value) {
+        const IntV bits = reinterpret_cast<IntV>(value);
+        IntV nearest = bits + 0x7FFF + ((bits >> 16) & 1);
+        nearest &= (nearest & 0x7F800000) != 0;
+        return reinterpret_cast<FloatV>(nearest & static_cast<int32_t>(0xFFFF0000u));
+    }
+    static void store_halves(FloatV value, float* out) {
+        typedef uint16_t HalfV __attribute__((vector_size(WIDTH * 2), aligned(2), may_alias));
+        *reinterpret_cast<HalfV*>(out) = __builtin_convertvector(reinterpret_cast<IntV>(value) >> 16, HalfV);
+    }
+};
+using FinePanel = AmxFinePanel;
+
 }  // namespace MINERLIB_ISA
 }  // namespace minerlib

@@ -27,6 +27,8 @@ struct Interval {
     double low, high;
 };
 
+static inline FloatV magnitude(FloatV v) { return reinterpret_cast<FloatV>(reinterpret_cast<IntV>(v) & 0x7FFFFFFF); }
+
 constexpr double SLOP = 0x1p-49;  // covers the rounding of the few float64 operations on an edge
 
 // Between which values the metric's distance to a column lies whose float32 value is v.
@@ -81,7 +83,8 @@ template <class T, class Panel = Float32Panel> class AnchorRow {
 public:
     AnchorRow(const Problem& problem, const Canonical<T>& canonical, const Filter<T, Panel>& filter, double margin)
         : problem_(problem), canonical_(canonical), filter_(filter), margin_(margin), columns_(problem.columns.rows),
-          positives_(problem), bits_(ceil_div(columns_, 64)) {}
+          positives_(problem), bits_(ceil_div(columns_, 64)), largest_(filter.usable ? filter.largest_half_norm() : 0),
+          span_(alike() ? std::max<int64_t>(columns_, 1) : GROUP) {}
 
     // Turns to another anchor. values [M + padding] are its float32 values, which are overwritten; null where
     // there are none.
@@ -273,6 +276,16 @@ public:
 
 private:
     static constexpr int64_t UNKNOWN = -2;
+
+    // Whether one bound on errors serves all groups of columns.
+    bool alike() const {
+        bool all = true;
+        for (int64_t g = 0; filter_.usable && g < ceil_div(columns_, GROUP); ++g) {
+            all = all && filter_.group_half_norm(g) >= 0.75 * largest_;
+        }
+        return all;
+    }
+
     double pair_value(int64_t index) const { return value(positive_columns_[index]); }
 
     // Between which values the metric's distance to positive(index) lies.
@@ -304,24 +317,30 @@ private:
     // Columns surely between the edges are taken, those surely outside are not, float64 decides the others.
     template <bool NEAR, bool FAR, class Holds>
     int64_t find_between(Interval near_edge, Interval far_edge, const Holds& holds) {
+        constexpr bool BOTH = NEAR && FAR;  // then by the distance from their middle
         int64_t found = 0;
-        for (int64_t g = 0; g < columns_; g += GROUP) {
-            const double error = filter_.error(half_norm_, filter_.group_half_norm(g / GROUP));
-            const FloatV far_in = splat(round_down(far_edge.low - error));
-            const FloatV far_out = splat(round_up(far_edge.high + error));
-            const FloatV near_in = splat(round_up(near_edge.high + error));
-            const FloatV near_out = splat(round_down(near_edge.low - error));
-            const int64_t last = std::min(columns_, g + GROUP);
+        for (int64_t g = 0; g < columns_; g += span_) {
+            const double half = span_ == GROUP ? filter_.group_half_norm(g / GROUP) : largest_;
+            const double error = filter_.error(half_norm_, half);
+            float middle = 0, surely, possibly;
+            if (BOTH) {
+                middle = within(near_edge, far_edge, error, half, surely, possibly);
+            } else {
+                surely = FAR ? round_down(far_edge.low - error) : round_up(near_edge.high + error);
+                possibly = FAR ? round_up(far_edge.high + error) : round_down(near_edge.low - error);
+            }
+            const FloatV center = splat(middle), in_edge = splat(surely), out_edge = splat(possibly);
+            const int64_t last = std::min(columns_, g + span_);
             for (int64_t w = g; w < last; w += 64) {
                 uint64_t inside = 0, possible = 0;
                 for (int c = 0; c < 64; c += 4 * WIDTH) {  // past the last column lies padding of the buffer
                     Truth in[4], out[4];
 #pragma GCC unroll 4
                     for (int i = 0; i < 4; ++i) {
-                        const FloatV v = load(values_ + w + c + i * WIDTH);
-                        in[i] = FAR ? less(v, far_in) : greater(v, near_in);
-                        out[i] = FAR ? at_most(v, far_out) : at_least(v, near_out);
-                        if (FAR && NEAR) in[i] &= greater(v, near_in), out[i] &= at_least(v, near_out);
+                        FloatV v = load(values_ + w + c + i * WIDTH);
+                        if (BOTH) v = magnitude(v - center);
+                        in[i] = FAR ? less(v, in_edge) : greater(v, in_edge);
+                        out[i] = FAR ? at_most(v, out_edge) : at_least(v, out_edge);
                     }
                     inside |= bits_of_four(in) << c;
                     possible |= bits_of_four(out) << c;
@@ -330,20 +349,41 @@ private:
                     inside &= (uint64_t{1} << (last - w)) - 1;
                     possible &= (uint64_t{1} << (last - w)) - 1;
                 }
-                for (uint64_t asked = possible & ~inside; asked != 0; asked &= asked - 1) {
-                    const int bit = __builtin_ctzll(asked);
-                    if (holds(value(w + bit))) inside |= uint64_t{1} << bit;
-                    ++asked_;
+                if (__builtin_expect((possible & ~inside) != 0, 0)) {
+                    for (uint64_t asked = possible & ~inside; asked != 0; asked &= asked - 1) {
+                        const int bit = __builtin_ctzll(asked);
+                        if (holds(value(w + bit))) inside |= uint64_t{1} << bit;
+                        ++asked_;
+                    }
+                    if (asked_ > 64 + columns_ / 8) {  // the whole row costs less than going on asking
+                        decide_exactly();
+                        return 0;
+                    }
                 }
                 bits_[w / 64] = inside;
                 found += __builtin_popcountll(inside);
             }
-            if (asked_ > 64 + columns_ / 8) {  // the whole row costs less than going on asking
-                decide_exactly();
-                return 0;
-            }
         }
         return found;
+    }
+
+    // A middle m such that a value v surely lies between the edges where |v - m| < surely, and surely not where it
+    // exceeds possibly; rounding v - m to float32 included. No value of columns with H_j <= half is of magnitude 2 (H_i
+    // + H_j), so that edges may be moved to what lies beyond all.
+    float within(Interval near_edge, Interval far_edge, double error, double half, float& surely,
+                 float& possibly) const {
+        const double beyond = 3 * (half_norm_ + half) + 4 * error;
+        const auto moved = [&](Interval edge) {
+            return Interval{std::clamp(edge.low, -beyond, beyond), std::clamp(edge.high, -beyond, beyond)};
+        };
+        const Interval near = moved(near_edge), far = moved(far_edge);
+        const auto middle = static_cast<float>(0.5 * (near.high + far.low));
+        const double m = static_cast<double>(middle);
+        const double inner = std::min(m - near.high, far.low - m) - error;
+        const double outer = std::max(m - near.low, far.high - m) + error;
+        surely = round_down(inner - 0x1p-22 * std::fabs(inner));
+        possibly = round_up(outer + 0x1p-22 * std::fabs(outer));
+        return middle;
     }
 
     int64_t find_exact(int64_t index, Eligible rule) {
@@ -451,6 +491,8 @@ private:
     Buffer<int64_t> positive_columns_;
     Buffer<float> positive_values_;
     Buffer<uint64_t> bits_;
+    const double largest_;  // half norm of columns
+    const int64_t span_;    // columns that share a bound on errors
     Buffer<double> selections_, distances_;
     Buffer<int64_t> listed_;
     float* values_ = nullptr;

@@ -11,6 +11,7 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <numeric>
 #include <vector>
 
@@ -18,6 +19,8 @@
 #include "chunks.h"
 #include "coarse_sweep.h"
 #include "families.h"
+#include "first_bounds.h"
+#include "twins.h"
 
 namespace minerlib {
 namespace MINERLIB_ISA {
@@ -38,6 +41,10 @@ public:
                                               positives_end_.get());
             if (!coarse_->usable()) coarse_.reset();
         }
+        if (filter_.usable && pair_.split == 0 && pair_.limits == nullptr && n_ >= LEAST_SAMPLED && fresh()) {
+            first_ = std::make_unique<FirstBounds<T, Panel>>(filter_, wanted_, positives_begin_.get(),
+                                                             positives_end_.get(), pair_.threads);
+        }
     }
 
     void run() {
@@ -45,7 +52,8 @@ public:
             each(16, n_, [&](int64_t i) { whole_row(i, wanted_); });
             return;
         }
-        const int64_t sharing = std::max<int64_t>(1, anchors_ / (Panel::ROWS * std::max(pair_.threads * 4, BLOCKS)));
+        const int least = std::max(pair_.threads * 4, first_ == nullptr ? BLOCKS : FEW_BLOCKS);
+        const int64_t sharing = std::max<int64_t>(1, anchors_ / (Panel::ROWS * least));
         const int64_t rows = std::min(ROWS, Panel::ROWS * sharing), blocks = ceil_div(anchors_, rows);
         const int threads = static_cast<int>(std::min<int64_t>(pair_.threads, blocks));
         std::vector<std::unique_ptr<Work>> works(static_cast<size_t>(threads));
@@ -67,12 +75,14 @@ public:
 private:
     using Bytes = CoarseSweep<T, Panel>;
 
+    static constexpr int64_t LEAST_SAMPLED = 1024;  // rows of which a sample is worth while
     static constexpr int PAUSE = 2;          // blocks of anchors that do without coarse tiles, where they spare little
     static constexpr int64_t CHUNK = GROUP;  // columns taken at a time
     // Anchors that share a pass over the columns: many, as panels of columns come from memory; their values of one
     // piece still fit a second-level cache.
     static constexpr int64_t ROWS = 192 / Panel::ROWS * Panel::ROWS;
-    static constexpr int BLOCKS = 84;  // at least so many, as the first one of each thread is slow
+    // At least so many; more where the first one of each thread is slow.
+    static constexpr int FEW_BLOCKS = 32, BLOCKS = 84;
 
     // What one thread works with: lists of all rows, by their positions, and the thresholds of a piece's columns.
     struct Work {
@@ -133,7 +143,7 @@ private:
 
     void start(Work& work) const {
         if constexpr (Bytes::EXISTS) {
-            if (fresh()) work.pause = 1;
+            if (first_ == nullptr && fresh()) work.pause = 1;
             if (coarse_ != nullptr) coarse_->start(work.coarse);
             for (int e = 0; e < 4 && coarse_ != nullptr; ++e) {
                 work.bounds[e].resize(n_);  // what no row passes, where the extremum is not wanted
@@ -178,8 +188,10 @@ private:
     // A list that takes only what may improve the record.
     void restart(int e, int64_t i, Shortlist& list) const {
         const Record& record = pair_.records[row(i)];
-        list.reset();
-        if (record.id[e] < 0) return;
+        if (record.id[e] < 0) {
+            list.restart(first_ != nullptr ? first_->bound(e, i) : std::numeric_limits<double>::infinity());
+            return;
+        }
         const double value = record.value[e], h = filter_.half_norm(i);
         list.restart(sign(e) * filter_value(value, h) + slack(value, h));
     }
@@ -298,16 +310,25 @@ private:
     void scan(int side, const Piece& piece, int64_t behind, Work& work) const {
         if (piece.begin >= piece.end || (wanted_ >> side & 3) == 0) return;
         const int64_t alone = std::clamp(behind - piece.column, piece.begin, piece.end);
-        if (pair_.limits != nullptr) {
-            scan_part<true, false>(side, part(piece, piece.begin, alone), work);
-            scan_part<true, true>(side, part(piece, alone, piece.end), work);
+        scan_wanted<false>(side, part(piece, piece.begin, alone), work);
+        scan_wanted<true>(side, part(piece, alone, piece.end), work);
+    }
+
+    template <bool SHARED> void scan_wanted(int side, const Piece& piece, Work& work) const {
+        const bool near = (wanted_ >> side & 1) != 0, far = (wanted_ >> (side + 1) & 1) != 0;
+        if (pair_.limits != nullptr && far) {
+            scan_part<true, true, true, SHARED>(side, piece, work);
+        } else if (near && far) {
+            scan_part<true, true, false, SHARED>(side, piece, work);
+        } else if (near) {
+            scan_part<true, false, false, SHARED>(side, piece, work);
         } else {
-            scan_part<false, false>(side, part(piece, piece.begin, alone), work);
-            scan_part<false, true>(side, part(piece, alone, piece.end), work);
+            scan_part<false, true, false, SHARED>(side, piece, work);
         }
     }
 
-    template <bool LIMITED, bool SHARED> void scan_part(int side, const Piece& piece, Work& work) const {
+    template <bool NEAR, bool FAR, bool LIMITED, bool SHARED>
+    void scan_part(int side, const Piece& piece, Work& work) const {
         Shortlist *nearest = work.at(side, piece.anchor), *farthest = work.at(side + 1, piece.anchor);
         const FloatV h = splat(static_cast<float>(piece.half_norm));
         const float *near_edges = work.edges[side].get(), *far_edges = work.edges[side + 1].get();
@@ -323,30 +344,34 @@ private:
             }
             for (; c < last; c += WIDTH) {
                 const FloatV v = load(piece.values + c), mirrored = v + h;
-                Truth hit = at_least(v, edges.far);
-                if (LIMITED) hit = hit & at_most(v, most);
-                hit = hit | at_most(v, edges.near);
-                if (SHARED) {
-                    Truth column_hit = at_least(mirrored, load(far_edges + c));
-                    if (LIMITED) column_hit = column_hit & at_most(mirrored, load(limits + c));
-                    hit = hit | column_hit | at_most(mirrored, load(near_edges + c));
-                }
-                if (__builtin_expect(!any(hit), 1)) continue;
-                const uint32_t near = mask_le(v, edges.near);
-                const uint32_t far = mask_ge(v, edges.far) & (LIMITED ? mask_le(v, most) : ~0u);
-                uint32_t column_near = 0, column_far = 0;
-                if (SHARED) {
-                    column_near = mask_le(mirrored, load(near_edges + c));
-                    column_far = mask_ge(mirrored, load(far_edges + c));
-                    if (LIMITED) column_far &= mask_le(mirrored, load(limits + c));
-                }
+                Truth near = {}, far = {}, column_near = {}, column_far = {};
+                if (NEAR) near = at_most(v, edges.near);
+                if (FAR) far = at_least(v, edges.far);
+                if (LIMITED) far &= at_most(v, most);
+                if (NEAR && SHARED) column_near = at_most(mirrored, load(near_edges + c));
+                if (FAR && SHARED) column_far = at_least(mirrored, load(far_edges + c));
+                if (LIMITED && SHARED) column_far &= at_most(mirrored, load(limits + c));
+                if (__builtin_expect(!any(near | far | column_near | column_far), 1)) continue;
                 const uint32_t here = last - c < WIDTH ? (1u << (last - c)) - 1 : ~0u;
-                offer_columns(side, piece, c, near & here, far & here, work);
-                if (((near | far) & here) != 0) edges.renew();
-                if (SHARED) offer_row(side, piece, c, column_near & here, column_far & here, work);
+                offer_columns(side, piece, c, lane_mask(near) & here, lane_mask(far) & here, work);
+                if (((lane_mask(near) | lane_mask(far)) & here) != 0) edges.renew();
+                if (SHARED) {
+                    offer_row(side, piece, c, lane_mask(column_near) & here, lane_mask(column_far) & here, work);
+                }
             }
         }
     }
+
+    // A bit for every lane.
+#if MINERLIB_ISA_LEVEL >= 2
+    static uint32_t lane_mask(Truth lanes) { return lanes; }
+#elif MINERLIB_ISA_LEVEL == 1
+    static uint32_t lane_mask(Truth lanes) {
+        return static_cast<uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(lanes)));
+    }
+#else
+    static uint32_t lane_mask(Truth lanes) { return bits(lanes); }
+#endif
 
     void offer_columns(int side, const Piece& piece, int64_t c, uint32_t near, uint32_t far, Work& work) const {
         for (uint32_t hits = near | far; hits != 0; hits &= hits - 1) {
@@ -439,6 +464,10 @@ private:
             if (list == nullptr) continue;
             if (list->overflowed()) overflowed |= 1u << e;
             list->drop_beaten();
+            if (pair_.rows_alone && list->count() == 1) {
+                record.id[e] = id(row(list->column(0)));
+                continue;
+            }
             for (int c = 0; c < list->count(); ++c) offer_exactly(record, e, i, list->column(c));
         }
         if (overflowed != 0) whole_row(i, overflowed);
@@ -457,10 +486,16 @@ private:
         const bool behind = pair_.split > 0 && own < pair_.split;
         const int64_t first = behind ? pair_.split : 0, last = pair_.split == 0 || behind ? n_ : pair_.split;
         const bool negatives = (which & 12u) != 0;
+        if (negatives) std::call_once(twins_found_, [&] { twins_.find(pair_.rows); });
+        Buffer<double> all(last);
         for (int64_t from = first; from < last; from += TOGETHER) {
             const int64_t count = std::min(TOGETHER, last - from);
-            double values[TOGETHER];
-            if (negatives) canonical_.row(own, from, count, values);
+            double* values = all.get() + from;
+            if (negatives && twins_.repeat(from, count, first)) {
+                for (int64_t k = 0; k < count; ++k) values[k] = all[twins_.first(from + k)];
+            } else if (negatives) {
+                canonical_.row(own, from, count, values);
+            }
             for (int64_t j = from; j < from + count; ++j) {
                 const unsigned sides = which & (same_class(own, j) ? 3u : 12u);
                 if (sides == 0 || j == own) continue;
@@ -482,6 +517,9 @@ private:
     const Filter<T, Panel> filter_;
     Buffer<int64_t> positives_begin_, positives_end_;  // [anchors]
     std::unique_ptr<Bytes> coarse_;                    // null: panels decide alone
+    std::unique_ptr<FirstBounds<T, Panel>> first_;     // null: there are none
+    mutable std::once_flag twins_found_;
+    mutable Twins twins_;  // once a whole row has been decided
 };
 
 void chunk_extremes(const ChunkPair& pair, unsigned wanted) {

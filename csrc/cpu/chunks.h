@@ -27,6 +27,7 @@ struct ChunkPair {
     Metric metric;
     int threads;
     Record* records;  // [n]
+    bool rows_alone;  // of the records only the rows are asked for, and none were found before
 };
 
 }  // namespace minerlib

@@ -12,7 +12,7 @@ template <class T, class Panel, class Visit>
 void visit_anchors(const Problem& problem, const Canonical<T>& canonical, const Filter<T, Panel>& filter, double margin,
                    Visit visit) {
     const int64_t n = problem.anchors.rows, m = problem.columns.rows;
-    const int64_t rows = block_rows(n, problem.threads, std::max<int64_t>(m, 1));
+    const int64_t rows = block_rows<Panel>(n, problem.threads, std::max<int64_t>(m, 1));
     parallel_for(problem.threads, ceil_div(n, rows), [&](int64_t b) {
         const int64_t first = b * rows, count = std::min(rows, n - first);
         AnchorRow<T, Panel> row(problem, canonical, filter, margin);
@@ -34,10 +34,19 @@ void visit_anchors(const Problem& problem, const Canonical<T>& canonical, const 
     });
 }
 
-// The same by float32 values, and by a square of them where the batch is small.
+#if !defined(MINERLIB_TILES)
+using FinePanel = Float32Panel;  // values as accurate as float32's; tiles have their own in amx_panel.h
+#endif
+
+// The same by values of float32's accuracy, and by a square of them where the batch is small.
 template <class T, class Visit> void for_each_anchor(const Problem& problem, double margin, Visit visit) {
     const Canonical<T> canonical(problem);
-    const Filter<T> filter(problem, problem.metric == Metric::cosine ? Space::cosine : Space::squared);
+    const Space space = problem.metric == Metric::cosine ? Space::cosine : Space::squared;
+    if (!std::is_same_v<FinePanel, Float32Panel> && problem.exact && !Square<T>::fits(problem)) {
+        visit_anchors(problem, canonical, Filter<T, FinePanel>(problem, space), margin, visit);
+        return;
+    }
+    const Filter<T> filter(problem, space);
     const int64_t n = problem.anchors.rows;
     if (!filter.usable || !Square<T>::fits(problem)) {
         visit_anchors(problem, canonical, filter, margin, visit);

@@ -373,8 +373,8 @@ template <class T> void extremes_rows(const Problem& problem, unsigned wanted, i
     if (!undecided.empty()) Extremes<T, Float32Panel>(problem, wanted, out, &undecided).run();
 }
 
-// Own rows in classes are a chunk of a data set alone, with nothing recorded: bytes tell which of their values matter.
-void extremes_by_bytes(const Problem& problem, unsigned wanted, int64_t* out) {
+// Own rows in classes are a chunk of a data set alone, with nothing recorded.
+void extremes_by_chunk(const Problem& problem, unsigned wanted, int64_t* out) {
     const int64_t n = problem.anchors.rows;
     Buffer<Record> records(n);
     for (int64_t i = 0; i < n; ++i) records[i] = {{}, {-1, -1, -1, -1}};
@@ -385,6 +385,7 @@ void extremes_by_bytes(const Problem& problem, unsigned wanted, int64_t* out) {
     pair.metric = problem.metric;
     pair.threads = problem.threads;
     pair.records = records.get();
+    pair.rows_alone = true;
     chunk_extremes(pair, wanted);
     for (int e = 0; e < 4; ++e) {
         for (int64_t i = 0; i < n && (wanted >> e & 1) != 0; ++i) out[e * n + i] = records[i].id[e];
@@ -394,8 +395,8 @@ void extremes_by_bytes(const Problem& problem, unsigned wanted, int64_t* out) {
 void extremes(const Problem& problem, unsigned wanted, int64_t* out) {
     constexpr int64_t LEAST = 2048, MOST = 1 << 17;  // rows for which it pays, and whose lists weigh little
     const bool some = problem.anchors.rows >= LEAST && problem.anchors.rows <= MOST;
-    if (Coarse<float, FastPanel>::EXISTS && some && problem.own && problem.exact && problem.labels.words == 0) {
-        extremes_by_bytes(problem, wanted, out);
+    if (MINERLIB_ISA_LEVEL > 0 && some && problem.own && problem.exact && problem.labels.words == 0) {
+        extremes_by_chunk(problem, wanted, out);
         return;
     }
     if (problem.anchors.wide) {

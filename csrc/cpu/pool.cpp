@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -50,6 +51,22 @@ struct Job {
     }
 };
 
+// Calls have several phases with little between them, and a thread that sleeps takes longer to wake than some of them
+// last: so threads look for a while before they sleep. Returns whether it came true.
+template <class Condition> bool soon(Condition condition) {
+    constexpr auto WHILE = std::chrono::microseconds(50);
+    const auto start = std::chrono::steady_clock::now();
+    do {
+        for (int i = 0; i < 16; ++i) {
+            if (condition()) return true;
+#if MINERLIB_X86
+            _mm_pause();
+#endif
+        }
+    } while (std::chrono::steady_clock::now() - start < WHILE);
+    return false;
+}
+
 class Pool {
 public:
     void run(int helpers, Job& job) {
@@ -68,6 +85,9 @@ public:
         std::unique_lock<std::mutex> lock(mutex_);
         busy_ -= wanted_;  // helpers that have not woken yet are no longer needed
         wanted_ = 0;
+        lock.unlock();
+        soon([this] { return busy_ == 0; });
+        lock.lock();
         done_.wait(lock, [this] { return busy_ == 0; });
         job_ = nullptr;
     }
@@ -78,6 +98,9 @@ private:
     void work() {
         std::unique_lock<std::mutex> lock(mutex_);
         for (;;) {
+            lock.unlock();
+            soon([this] { return wanted_ > 0; });
+            lock.lock();
             wake_.wait(lock, [this] { return wanted_ > 0; });
             --wanted_;
             Job* job = job_;
@@ -91,7 +114,8 @@ private:
     std::mutex mutex_;
     std::condition_variable wake_, done_;
     Job* job_ = nullptr;
-    int size_ = 0, wanted_ = 0, busy_ = 0;
+    int size_ = 0;
+    std::atomic<int> wanted_{0}, busy_{0};  // changed by who holds the mutex
 };
 
 // Never destroyed: its threads sleep until the process ends. A forked child has none of the threads, so it

@@ -11,9 +11,9 @@ namespace minerlib {
 // What can be filtered in bfloat16 is its own; the rest is that of avx512vpopcntdq.
 const Kernels kernels_amxbf16 = {amxbf16::extremes,
                                  amxbf16::chunk_extremes,
-                                 avx512::window,
-                                 avx512::count_window,
-                                 avx512::emit_window,
+                                 amxbf16::window,
+                                 amxbf16::count_window,
+                                 amxbf16::emit_window,
                                  avx512::sample,
                                  amxbf16::topk,
                                  avx512::pairwise,

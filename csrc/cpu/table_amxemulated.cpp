@@ -8,9 +8,9 @@ namespace minerlib {
 // For tests: AMX where there is none. The rest is that of avx2.
 const Kernels kernels_amxemulated = {amxemulated::extremes,
                                      amxemulated::chunk_extremes,
-                                     avx2::window,
-                                     avx2::count_window,
-                                     avx2::emit_window,
+                                     amxemulated::window,
+                                     amxemulated::count_window,
+                                     amxemulated::emit_window,
                                      avx2::sample,
                                      amxemulated::topk,
                                      avx2::pairwise,

@@ -1,3 +1,6 @@
+#define MINERLIB_ISA avx2
+#include "families.h"
+#undef MINERLIB_ISA
 #define MINERLIB_ISA avx512
 #include "families.h"
 #undef MINERLIB_ISA
@@ -9,13 +12,13 @@
 
 namespace minerlib {
 // What counts bits is its own; the rest is that of avx512bf16.
-const Kernels kernels_avx512vpopcntdq = {avx512bf16::extremes,
-                                         avx512bf16::chunk_extremes,
+const Kernels kernels_avx512vpopcntdq = {avx2::extremes,
+                                         avx2::chunk_extremes,
                                          avx512::window,
                                          avx512::count_window,
                                          avx512::emit_window,
                                          avx512::sample,
-                                         avx512bf16::topk,
+                                         avx2::topk,
                                          avx512::pairwise,
                                          avx512vpopcntdq::hamming_distance,
                                          avx512vpopcntdq::hamming_search,

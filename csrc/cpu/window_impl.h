@@ -19,7 +19,7 @@ constexpr Eligible POSITIVE_SCORE = {true, false, false};
 constexpr Eligible SEMI_HARD = {true, true, false};
 constexpr Eligible FARTHER = {false, false, true};
 
-template <class T> int64_t choose_negative(AnchorRow<T>& row, int64_t index, Rule rule, uint64_t seed) {
+template <class Row> int64_t choose_negative(Row& row, int64_t index, Rule rule, uint64_t seed) {
     if (rule == Rule::semi_hard_nearest) return row.nearest_eligible(index, FARTHER);
     const int64_t count = row.find_eligible(index, rule == Rule::semi_hard ? SEMI_HARD : POSITIVE_SCORE);
     if (count == 0) return -1;
@@ -29,8 +29,8 @@ template <class T> int64_t choose_negative(AnchorRow<T>& row, int64_t index, Rul
 }
 
 // Calls visit(index, slot) for the pairs of the row that count, slots from offsets[anchor] on.
-template <class T, class Visit>
-void for_each_pair(const AnchorRow<T>& row, bool combinations, int64_t slot, Visit visit) {
+template <class Row, class Visit>
+void for_each_pair(const Row& row, bool combinations, int64_t slot, Visit visit) {
     for (int64_t index = 0; index < row.positives(); ++index) {
         if (!combinations || row.positive(index) > row.anchor()) visit(index, slot++);
     }
@@ -38,7 +38,7 @@ void for_each_pair(const AnchorRow<T>& row, bool combinations, int64_t slot, Vis
 
 template <class T>
 void window_rows(const Problem& problem, Rule rule, const PairOptions& options, const PairSlots& slots) {
-    for_each_anchor<T>(problem, options.margin, [&](AnchorRow<T>& row) {
+    for_each_anchor<T>(problem, options.margin, [&](auto& row) {
         const bool empty = row.negatives() == 0;
         const double hardest =
             rule == Rule::hard && !empty && row.positives() > 0 ? row.value(row.nearest_negative()) : 0;
@@ -63,7 +63,7 @@ void window_rows(const Problem& problem, Rule rule, const PairOptions& options, 
 template <class T>
 void count_window_rows(const Problem& problem, const PairOptions& options, int64_t* total, int64_t* positive,
                        int64_t* below_margin) {
-    for_each_anchor<T>(problem, options.margin, [&](AnchorRow<T>& row) {
+    for_each_anchor<T>(problem, options.margin, [&](auto& row) {
         int64_t all = 0, scored = 0, semi_hard = 0;
         if (row.negatives() > 0) {
             for_each_pair(row, options.combinations, 0, [&](int64_t index, int64_t) {
@@ -79,7 +79,7 @@ void count_window_rows(const Problem& problem, const PairOptions& options, int64
 }
 
 template <class T> void emit_window_rows(const Problem& problem, const PairOptions& options, const PairSlots& slots) {
-    for_each_anchor<T>(problem, options.margin, [&](AnchorRow<T>& row) {
+    for_each_anchor<T>(problem, options.margin, [&](auto& row) {
         if (row.negatives() == 0) return;
         int64_t out = slots.offsets[row.anchor()];
         for_each_pair(row, options.combinations, 0, [&](int64_t index, int64_t) {
