@@ -157,7 +157,7 @@ def test_case(case: Case, backend: Running) -> None:
     arguments = inputs_of(case, e)
     emulated = f"native:{backend.instruction_set}" in EMULATED
     for strategy in EXACT:
-        if emulated and FAMILY[strategy] != "extremes":
+        if emulated and FAMILY[strategy] not in {"extremes", "window"}:
             continue
         found = minerlib.mine(**arguments, strategy=strategy, backend=backend.name, **e.options)
         assert backend.families() == [FAMILY[strategy]]
