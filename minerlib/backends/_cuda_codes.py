@@ -67,17 +67,15 @@ def as_words(
 
 def launch(kernel: str, near: torch.Tensor, *arguments: Any) -> None:
     """near: a tensor on the device; its current stream is used."""
-    values = [
-        value.data_ptr() if isinstance(value, torch.Tensor) else 0 if value is None else value
-        for value in arguments
-    ]
-    library = _cuda_library.library()
-    if near.device.type != "cuda":  # the tests' mirror
+    values = [value.data_ptr() if isinstance(value, torch.Tensor) else value for value in arguments]
+    library, device = _cuda_library.library(), near.device
+    if device.type != "cuda":  # the tests' mirror
         library.launch(kernel, *values, 0, 0)
-        return
-    with torch.cuda.device(near.device):  # the library's CUDA runtime and torch's agree about the device
-        stream = torch.cuda.current_stream().cuda_stream
-        library.launch(kernel, *values, near.device.index, stream)
+    elif device.index == torch.cuda.current_device():
+        library.launch(kernel, *values, device.index, torch.cuda.current_stream().cuda_stream)
+    else:  # the library's CUDA runtime and torch's agree about the device
+        with torch.cuda.device(device):
+            library.launch(kernel, *values, device.index, torch.cuda.current_stream().cuda_stream)
 
 
 def chunks(count: int, each: int) -> Iterator[tuple[int, int]]:

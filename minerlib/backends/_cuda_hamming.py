@@ -19,6 +19,7 @@ second `collect` knows all sizes. A query set whose candidates outgrow the memor
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -125,6 +126,34 @@ def segment_rows(expected: float, splits: int, split_rows: int) -> int:
     """Room for what a split may find where so many hits are expected in all of them."""
     mean = expected / splits
     return min(split_rows, int(mean + 6 * math.sqrt(mean)) + 16)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a search goes about it where k is not large."""
+
+    sample: int  # rows that are counted for the first limit
+    stages: list[Stage]
+    splits: int  # of all stages
+    capacity: int  # of a segment
+
+
+@functools.lru_cache
+def plan_for(queries: int, rows: int, width: int, k: int, way: int, device: torch.device) -> Plan:
+    sample = min(rows, max(rows // (SAMPLE_FEW if way == FEW else SAMPLE), LEAST_SAMPLE, 4 * k))
+    ends = [rows]
+    if way != FEW:
+        ends = stage_ends(rows, sample, STAGE if queries * rows >= SMALL else STAGE_SMALL)
+    stages, splits = stages_for(ends, queries, width, way, device)
+    # The k-th distance of the rows before a stage is that of one more or less by chance.
+    bound = TIES * (k + 4 * math.sqrt(k) + 12)
+    capacity = max(
+        segment_rows(
+            bound * (stage.last - stage.first) / max(stage.first, sample), stage.splits, stage.split_rows
+        )
+        for stage in stages
+    )
+    return Plan(sample, stages, splits, capacity)
 
 
 # ------------------------------------------------------------------ distances
@@ -257,7 +286,8 @@ def _search(
         sample = max(database.count // SAMPLE_LARGE, min(database.count, LEAST_SAMPLE))
         if k > sample // 2:
             sample = database.count
-        within = count_distances(queries, database, sample)[0]
+        within = torch.zeros((queries.count, queries.values), dtype=torch.int64, device=limits.device)
+        count_distances(queries, database, sample, within)
         _limit(within, k, limits, True)
         most = _most(within, limits)
         expected = (most + 4 * math.isqrt(most) + 4) * database.count // sample
@@ -292,35 +322,27 @@ def _search_small(
 ) -> torch.Tensor | None:  # [Q, values] int64
     """Writes the answer; or tells how many rows lie at each distance, within the limits at least, where
     candidates did not fit in where they were expected."""
-    device, rows = queries.words.device, database.count
+    device = queries.words.device
     way = way_for(queries.count, queries.width, device, products)
-    sample = min(rows, max(rows // (SAMPLE_FEW if way == FEW else SAMPLE), LEAST_SAMPLE, 4 * k))
-    factor = STAGE if queries.count * rows >= SMALL else STAGE_SMALL
-    ends = [rows] if way == FEW else stage_ends(rows, sample, factor)
-    stages, splits = stages_for(ends, queries.count, queries.width, way, device)
-    # The k-th distance of the rows before a stage is that of one more or less by chance.
-    bound = TIES * (k + 4 * math.sqrt(k) + 12)
-    capacity = max(
-        segment_rows(
-            bound * (stage.last - stage.first) / max(stage.first, sample), stage.splits, stage.split_rows
-        )
-        for stage in stages
-    )
+    plan = plan_for(queries.count, database.count, queries.width, k, way, device)
+    splits, capacity = plan.splits, plan.capacity
     if queries.count > 1 and queries.count * splits * capacity > MOST_CANDIDATES:
         half = queries.count // 2
         for part in (slice(0, half), slice(half, queries.count)):
-            _search(
-                queries.rows(part.start, part.stop), database, k, products, distances[part], indices[part]
-            )
+            some = queries.rows(part.start, part.stop)
+            _search(some, database, k, products, distances[part], indices[part])
         return None
 
-    _limit(count_distances(queries, database, sample)[0], k, limits, True)
-    zeros = torch.zeros(queries.count * queries.values + 1, dtype=torch.int64, device=device)
-    totals, failed = zeros[1:].view(queries.count, queries.values), zeros[:1]
+    size = queries.count * queries.values
+    zeros = torch.zeros(2 * size + 1, dtype=torch.int64, device=device)
+    first, totals = zeros[: 2 * size].view(2, queries.count, queries.values)
+    failed = zeros[2 * size :]
+    count_distances(queries, database, plan.sample, first)
+    _limit(first, k, limits, True)
     counts = torch.empty((queries.count, splits), dtype=torch.int32, device=device)
     candidates = torch.empty(queries.count * splits * capacity, dtype=torch.int64, device=device)
     hits = Hits(candidates, None, capacity, counts)
-    for stage in stages:
+    for stage in plan.stages:
         _collect_stage(queries, database, stage, way, limits, k, hits, counts, totals)
         _limit(totals, k, limits)
     if k <= RANKED_K:

@@ -6,6 +6,7 @@ the result: a copy of the codes, and 512 MB of counts or ranks, unless a single 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +65,7 @@ class Parts:
         return self.splits * (self.threads // self.block)
 
 
+@functools.lru_cache
 def parts_for(queries: int, rows: int, values: int, summed: bool, blocks: int = BLOCKS) -> Parts:
     """summed: the counts of a query's parts are added up, else each part keeps its own."""
     counter = 4 if summed else 8  # bytes of a thread for each distance: counts, or next ranks and hits
@@ -86,18 +88,17 @@ def count_distances(
     queries: Codes,
     database: Codes,
     rows: int,  # the first ones
+    every: torch.Tensor,  # [Q, values] int64, added to
+    relevant: torch.Tensor | None = None,  # [Q, values] int64, added to
     labels: Labels | None = None,
     first: int = 0,  # the queries' place in the whole set
-) -> tuple[torch.Tensor, torch.Tensor]:  # [Q, values] int64 each: all rows, and relevant ones
-    every = torch.zeros((queries.count, queries.values), dtype=torch.int64, device=queries.words.device)
-    relevant = torch.zeros_like(every) if labels else None
+) -> None:
     parts = parts_for(queries.count, rows, queries.values, True)
     launch(
         "hamming_histogram", every, queries.words, queries.count, first, database.words, database.count, rows,
         queries.width, *(labels.arguments(first) if labels else NO_LABELS), parts.splits, parts.block,
         parts.thread_rows, queries.values, parts.threads, parts.window, every, relevant, None, None,
     )  # fmt: skip
-    return every, every if relevant is None else relevant
 
 
 def counts(
@@ -107,14 +108,11 @@ def counts(
 ) -> tuple[torch.Tensor, torch.Tensor]:  # [Q, bits + 1] int64: all, and relevant ones
     """How many rows, and how many relevant ones, lie at each distance."""
     x, y, labels = as_words(queries, False), as_words(database, True), Labels.of(relevance)
-    found = [
-        count_distances(x.rows(first, last), y, y.count, labels, first)
-        for first, last in chunks(x.count, x.values)
-    ]
-    if not found:
-        nothing = torch.zeros((0, x.values), dtype=torch.int64, device=queries.device)
-        return nothing, nothing
-    every, relevant = (torch.cat(side) for side in zip(*found, strict=True))
+    every = torch.zeros((x.count, x.values), dtype=torch.int64, device=queries.device)
+    relevant = torch.zeros_like(every)
+    for first, last in chunks(x.count, x.values):
+        part = every[first:last], relevant[first:last]
+        count_distances(x.rows(first, last), y, y.count, *part, labels, first)
     return every, relevant
 
 
