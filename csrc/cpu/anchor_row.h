@@ -164,7 +164,11 @@ public:
         int64_t word = 0;
         for (int64_t here; r >= (here = __builtin_popcountll(bits_[word])); ++word) r -= here;
         uint64_t rest = bits_[word];
+#if MINERLIB_X86 && MINERLIB_ISA_LEVEL > 0
+        rest = _pdep_u64(uint64_t{1} << r, rest);
+#else
         for (; r > 0; --r) rest &= rest - 1;
+#endif
         return word * 64 + __builtin_ctzll(rest);
     }
 

@@ -488,6 +488,7 @@ private:
         const bool negatives = (which & 12u) != 0;
         if (negatives) std::call_once(twins_found_, [&] { twins_.find(pair_.rows); });
         Buffer<double> all(last);
+        Span best[2];  // of positives and of negatives
         for (int64_t from = first; from < last; from += TOGETHER) {
             const int64_t count = std::min(TOGETHER, last - from);
             double* values = all.get() + from;
@@ -497,16 +498,28 @@ private:
                 canonical_.row(own, from, count, values);
             }
             for (int64_t j = from; j < from + count; ++j) {
-                const unsigned sides = which & (same_class(own, j) ? 3u : 12u);
-                if (sides == 0 || j == own) continue;
+                const bool same = same_class(own, j);
+                if (j == own || !(negatives || same)) continue;
                 const double value = negatives ? values[j - from] : canonical_.selection(own, j);
                 if (pair_.limits != nullptr && value > limit(i)) continue;
-                for (int e = 0; e < 4; ++e) {
-                    if (sides >> e & 1) improve(pair_.records[own], e, value, id(j));
-                }
+                Span& span = best[same ? 0 : 1];
+                if (value < span.low) span.low = value, span.lowest = j;
+                if (value > span.high) span.high = value, span.highest = j;
             }
         }
+        for (int e = 0; e < 4; ++e) {
+            const Span& span = best[e / 2];
+            if ((which >> e & 1) == 0 || span.lowest < 0) continue;
+            const bool near = e % 2 == 0;
+            improve(pair_.records[own], e, near ? span.low : span.high, id(near ? span.lowest : span.highest));
+        }
     }
+
+    // The least and the greatest of values, and the first rows that have them.
+    struct Span {
+        double low = std::numeric_limits<double>::infinity(), high = -low;
+        int64_t lowest = -1, highest = -1;
+    };
 
     const ChunkPair& pair_;
     const unsigned wanted_;

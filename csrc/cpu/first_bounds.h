@@ -15,7 +15,7 @@ namespace MINERLIB_ISA {
 
 template <class T, class Panel> class FirstBounds {
 public:
-    // Every EVERY-th panel of rows is of the sample; the positives of row i are the rows positives_begin[i] ..
+    // The positives of row i are the rows positives_begin[i] ..
     // positives_end[i] - 1, itself among them. wanted: as in Kernels::extremes.
     FirstBounds(const Filter<T, Panel>& filter, unsigned wanted, const int64_t* positives_begin,
                 const int64_t* positives_end, int threads)
@@ -24,7 +24,8 @@ public:
         for (int e = 0; e < 4; ++e) {
             if (wanted_ >> e & 1) bounds_[e].resize(n_);
         }
-        const int64_t panels = ceil_div(ceil_div(n_, int64_t{Panel::ROWS}), EVERY);
+        const int64_t every = std::max<int64_t>(1, n_ / std::max(LEAST, n_ / SHARE));
+        const int64_t panels = ceil_div(ceil_div(n_, int64_t{Panel::ROWS}), every);
         const auto workers = static_cast<int>(std::min<int64_t>(threads, panels));
         std::vector<Best> found(static_cast<size_t>(workers));
         for (int e = 0; e < 4; ++e) {
@@ -39,7 +40,7 @@ public:
                 std::fill_n(best.of[e].get(), n_ + WIDTH, sign(e) * std::numeric_limits<float>::infinity());
             }
             for (int64_t p = next++; p < panels; p = next++) {
-                const int64_t first = p * EVERY * Panel::ROWS;
+                const int64_t first = p * every * Panel::ROWS;
                 compare(first, std::min<int64_t>(Panel::ROWS, n_ - first), best);
             }
         });
@@ -54,7 +55,12 @@ public:
     double bound(int e, int64_t i) const { return static_cast<double>(bounds_[e][i]); }
 
 private:
-    static constexpr int64_t EVERY = 8;
+    // The sample is one row of SHARE, or LEAST rows; products of tiles cost little beside what lists cost.
+#if defined(MINERLIB_TILES)
+    static constexpr int64_t SHARE = 8, LEAST = 128;
+#else
+    static constexpr int64_t SHARE = 32, LEAST = 128;
+#endif
 
     // The best v + H_i of each row that a thread has seen.
     struct Best {
@@ -67,9 +73,10 @@ private:
     void compare(int64_t first, int64_t count, Best& best) {
         constexpr int64_t CHUNK = std::min(int64_t{512}, Panel::CHUNK);
         thread_local Scratch scratch;
-        FloatV rows[4][Panel::ROWS];
-        for (int e = 0; e < 4; ++e)
-            std::fill_n(rows[e], count, splat(sign(e) * std::numeric_limits<float>::infinity()));
+        FloatV rows[4][Panel::ROWS];  // not for std::fill_n: as an argument of a template the type takes alignment
+        for (int e = 0; e < 4; ++e) {
+            for (int64_t r = 0; r < count; ++r) rows[e][r] = splat(sign(e) * std::numeric_limits<float>::infinity());
+        }
         const auto consume = [&](int64_t r, int64_t column, int64_t columns, float* values) {
             const int64_t i = first + r;
             const auto inside = [&](int64_t j) { return std::clamp<int64_t>(j - column, 0, columns); };
