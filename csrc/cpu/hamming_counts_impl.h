@@ -27,6 +27,7 @@ namespace MINERLIB_ISA {
 static constexpr int64_t ROWS_AT_ONCE = 8;                    // of a task
 static constexpr int64_t CODES_AT_ONCE = 512;                 // that they meet, at least
 static constexpr int TOGETHER = 4;                            // queries whose precisions are added up in turn
+static constexpr int SPARE = 4;                               // divisions at once, which may reach beyond a list
 static constexpr int64_t MOST_QUERIES = 128;                  // that go through the database together
 static constexpr int64_t MOST_IN_FLIGHT = int64_t{16} << 20;  // bytes for them in every thread
 
@@ -194,22 +195,50 @@ namespace {
 struct Rankings {
     Buffer<uint64_t> found;  // [queries, most]: a relevant code's group, distance * LANES + lane, in the high half,
     std::vector<int64_t> counts;  // and in the low one how many codes come before it there. counts [queries]
-    Buffer<uint64_t> sums;        // [queries, bins, LANES]: codes in each group
-    Buffer<uint64_t> starts;      // [bins, LANES]: the first place of each group in the ranking
-    Buffer<uint64_t> hits;        // a bit for every place
-    Buffer<int32_t> ranks;        // [most + 7, TOGETHER]: of the relevant codes, ascending
+    Buffer<uint64_t> sums;        // [queries, bins, LANES]: codes in each group; in the high half how many are relevant
+    Buffer<int32_t> ranks;        // [TOGETHER, most + SPARE]: of the relevant codes, ascending
 };
+
+// Whether the relevant codes of a mask are counted at once, not one by one as their places are found.
+#ifdef __AVX512VPOPCNTDQ__
+constexpr bool COUNT_MASKS = true;
+#else
+constexpr bool COUNT_MASKS = false;
+#endif
+constexpr uint64_t ONE_RELEVANT = uint64_t{1} << 32;
 
 }  // namespace
 
 // Finds the places of a block's relevant codes in their groups. masks [bins, LANES]: the block's codes in each group;
-// counts [bins, LANES]: how many have been there, up to the block's end. fixed: the words of a code, where it is not 0.
+// counts [bins, LANES]: how many have been there, up to the block's end, in the low half. fixed: the words of a code,
+// where it is not 0.
 template <int fixed>
 __attribute__((noinline)) static void find_places(const RelevantCodes& hits, const uint64_t* query, int64_t width,
                                                   const uint64_t* masks, const uint64_t* counts, uint64_t* out) {
     const uint64_t* code = hits.words.data();
     const uint16_t* places = hits.places.data();
     const int64_t size = static_cast<int64_t>(hits.places.size());
+#ifdef __AVX512VPOPCNTDQ__
+    if constexpr (fixed == 1) {
+        static_assert(LANES == 8, "distance * LANES is a shift by three");
+        const __m512i wanted = _mm512_set1_epi64(static_cast<int64_t>(query[0]));
+        const __m512i low = _mm512_set1_epi64(0xFFFFFFFF);
+        for (int64_t h = 0; h < size; h += 8) {
+            // Where there is no code, one of zeros is looked up, whose group is one like any other.
+            const __mmask8 here = static_cast<__mmask8>(size - h < 8 ? (1 << (size - h)) - 1 : 0xFF);
+            const __m512i codes = _mm512_maskz_loadu_epi64(here, code + h);
+            const __m512i place = _mm512_cvtepu16_epi64(_mm_maskz_loadu_epi16(here, places + h));
+            const __m512i d = _mm512_popcnt_epi64(_mm512_xor_si512(codes, wanted));
+            const __m512i group = _mm512_add_epi64(_mm512_slli_epi64(d, 3), _mm512_srli_epi64(place, 6));
+            const __m512i later = _mm512_srlv_epi64(_mm512_i64gather_epi64(group, masks, 8),
+                                                    _mm512_and_si512(place, _mm512_set1_epi64(63)));
+            const __m512i so_far = _mm512_and_si512(_mm512_i64gather_epi64(group, counts, 8), low);
+            const __m512i before = _mm512_sub_epi64(so_far, _mm512_popcnt_epi64(later));
+            _mm512_mask_storeu_epi64(out + h, here, _mm512_or_si512(_mm512_slli_epi64(group, 32), before));
+        }
+        return;
+    }
+#endif
     for (int64_t h = 0; h < size; ++h, code += fixed > 0 ? fixed : width) {
         int64_t d = 0;
         for (int64_t w = 0; w < (fixed > 0 ? fixed : width); ++w) d += count_bits(code[w] ^ query[w]);
@@ -217,67 +246,91 @@ __attribute__((noinline)) static void find_places(const RelevantCodes& hits, con
         const uint64_t group = static_cast<uint64_t>(d) * LANES + place / 64;
         // Of the codes in this group so far, those of this block that are not before this one are taken off.
         const uint64_t others = static_cast<uint64_t>(count_bits(masks[group] >> place % 64));
-        out[h] = group << 32 | (counts[group] - others);
+        out[h] = group << 32 | (static_cast<uint32_t>(counts[group]) - others);
     }
 }
 
-// The places, from 1, of the bits that are set among the first `last`, as every TOGETHER-th number of out, which has
-// room for seven more; returns how many.
-__attribute__((noinline)) static int64_t list_bits(const uint64_t* bits, int64_t last, int32_t* out) {
-    int32_t* next = out;
-    for (int64_t start = 0; start < last; start += 64) {
-        uint64_t left = bits[start / 64];
-        if (last - start < 64) left &= (uint64_t{1} << (last - start)) - 1;
-        int32_t* place = next;
-        next += TOGETHER * count_bits(left);
-        for (; place < next; place += 8 * TOGETHER) {  // eight at once: how many there are is hard to foresee
-#pragma GCC unroll 8
-            for (int i = 0; i < 8; ++i, left &= left - 1) {
-                place[i * TOGETHER] = static_cast<int32_t>(start + 1 + __builtin_ctzll(left | uint64_t{1} << 63));
-            }
+// A query whose relevant codes are to be ranked.
+struct Ranking {
+    uint64_t* sums;         // [groups]: codes in each group, and with COUNT_MASKS relevant ones in the high half; lost
+    const uint64_t* found;  // [count]: the relevant codes, those of a group in order
+    int64_t count;
+    int32_t* ranks;  // [count]: theirs, ascending
+};
+
+// Calls body(query, hit, counter) for a hit of every query in turn, with what the counter of the hit's group holds, and
+// adds ONE_RELEVANT to that. A processor that doesn't know yet where it writes may not read on, and one that reads what
+// it has just written waits: so all queries' counters and next hits are read before any is written.
+template <class Body> static MINERLIB_INLINE void each_hit(const Ranking (&queries)[TOGETHER], const Body& body) {
+    int64_t common = queries[0].count;
+    for (const Ranking& query : queries) common = std::min(common, query.count);
+    uint64_t hits[TOGETHER], next[TOGETHER], counters[TOGETHER];
+    for (int t = 0; common > 0 && t < TOGETHER; ++t) next[t] = queries[t].found[0];
+    for (int64_t h = 0; h < common; ++h) {
+#pragma GCC unroll 4
+        for (int t = 0; t < TOGETHER; ++t) {
+            hits[t] = next[t];
+            counters[t] = queries[t].sums[hits[t] >> 32];
+            next[t] = queries[t].found[h + 1];  // behind the last one whatever lies there, unused
+        }
+#pragma GCC unroll 4
+        for (int t = 0; t < TOGETHER; ++t) {
+            queries[t].sums[hits[t] >> 32] = counters[t] + ONE_RELEVANT;
+            body(queries[t], hits[t], counters[t]);
         }
     }
-    return (next - out) / TOGETHER;
+    for (const Ranking& query : queries) {
+        for (int64_t h = common; h < query.count; ++h) {
+            uint64_t& counter = query.sums[query.found[h] >> 32];
+            body(query, query.found[h], counter);
+            counter += ONE_RELEVANT;
+        }
+    }
 }
 
-// The ranks of a query's relevant codes, ascending, as every TOGETHER-th number of `ranks`; returns how many are among
-// the first k of `rows`. sums [groups]: codes in each group; found [count]: relevant ones.
-__attribute__((noinline)) static int64_t rank_hits(const uint64_t* sums, int64_t groups, const uint64_t* found,
-                                                   int64_t count, int64_t rows, int64_t k, Rankings& scratch,
-                                                   int32_t* ranks) {
-    scratch.starts.resize(groups);
-    scratch.hits.resize((rows + 63) / 64);
-    uint64_t *starts = scratch.starts.get(), *hits = scratch.hits.get();
-    uint64_t start = 0;
-    for (int64_t g = 0; g < groups; ++g) {
-        starts[g] = start;
-        start += sums[g];
+// Ranks the relevant codes of some queries.
+__attribute__((noinline)) static void rank_hits(const Ranking (&all)[TOGETHER], int64_t groups) {
+    Ranking queries[TOGETHER];
+    std::copy_n(all, TOGETHER, queries);
+    if (!COUNT_MASKS) each_hit(queries, [](const Ranking&, uint64_t, uint64_t) {});
+    for (const Ranking& query : queries) {
+        uint64_t start = 1;  // the rank of a group's first code; in the high half how many relevant ones come before
+        for (int64_t g = 0; query.count > 0 && g < groups; ++g) {
+            const uint64_t sum = query.sums[g];
+            query.sums[g] = start;
+            start += sum;
+        }
     }
-    std::fill_n(hits, (rows + 63) / 64, 0);
-    for (int64_t h = 0; h < count; ++h) {
-        const uint64_t place = starts[found[h] >> 32] + (found[h] & 0xFFFFFFFF);
-        hits[place / 64] |= uint64_t{1} << place % 64;
-    }
-    return list_bits(hits, std::min(k, rows), ranks);
+    each_hit(queries, [](const Ranking& query, uint64_t hit, uint64_t counter) {
+        query.ranks[counter >> 32] = static_cast<int32_t>(counter + hit);
+    });
 }
 
 // The mean precision at the hits of some queries. Every sum is in the order of the ranks, and waits for one addition
-// after the other: the queries are the lanes of a vector. ranks [most hits, TOGETHER]
-__attribute__((noinline)) static void mean_precision(const int32_t* ranks, const int64_t (&hits)[TOGETHER],
-                                                     double (&out)[TOGETHER]) {
-    typedef double Sums __attribute__((vector_size(TOGETHER * 8)));
-    typedef int32_t Ranks __attribute__((vector_size(TOGETHER * 4), aligned(4), may_alias));
-    Sums sums = {};
-    const int64_t common = *std::min_element(hits, hits + TOGETHER);
-    for (int64_t h = 0; h < common; ++h) {
-        const Ranks here = *reinterpret_cast<const Ranks*>(ranks + h * TOGETHER);
-        sums += static_cast<double>(h + 1) / __builtin_convertvector(here, Sums);
+// after the other: those of the queries are added in turn. ranks: TOGETHER lists, `stride` apart.
+__attribute__((noinline)) static void mean_precision(const int32_t* ranks, int64_t stride,
+                                                     const int64_t (&hits)[TOGETHER], double (&out)[TOGETHER]) {
+    constexpr int64_t step = 64;
+    typedef double Doubles __attribute__((vector_size(SPARE * 8), aligned(8), may_alias));
+    typedef int32_t Ranks __attribute__((vector_size(SPARE * 4), aligned(4), may_alias));
+    double sums[TOGETHER] = {}, precisions[TOGETHER][step];
+    const int64_t most = *std::max_element(hits, hits + TOGETHER);
+    for (int64_t first = 0; first < most; first += step) {
+        for (int t = 0; t < TOGETHER; ++t) {
+            const int64_t count = std::clamp<int64_t>(hits[t] - first, 0, step);
+            const int32_t* here = ranks + t * stride + first;
+            Doubles number = static_cast<double>(first + 1) + Doubles{0, 1, 2, 3};
+            for (int64_t h = 0; h < count; h += SPARE, number += SPARE) {
+                const Doubles rank = __builtin_convertvector(*reinterpret_cast<const Ranks*>(here + h), Doubles);
+                *reinterpret_cast<Doubles*>(precisions[t] + h) = number / rank;
+            }
+            std::fill_n(precisions[t] + count, step - count, 0.0);  // adds nothing
+        }
+        for (int64_t h = 0; h < step; ++h) {
+            for (int t = 0; t < TOGETHER; ++t) sums[t] += precisions[t][h];
+        }
     }
-    for (int i = 0; i < TOGETHER; ++i) {
-        double sum = sums[i];
-        for (int64_t h = common; h < hits[i]; ++h) sum += static_cast<double>(h + 1) / ranks[h * TOGETHER + i];
-        out[i] = hits[i] == 0 ? 0.0 : sum / static_cast<double>(hits[i]);
-    }
+    for (int t = 0; t < TOGETHER; ++t) out[t] = hits[t] == 0 ? 0.0 : sums[t] / static_cast<double>(hits[t]);
 }
 
 void hamming_average_precision(const Codes& queries, const Codes& database, const Relevance& relevance, int64_t k,
@@ -287,37 +340,45 @@ void hamming_average_precision(const Codes& queries, const Codes& database, cons
         const int64_t most = group.most();
         scratch.found.resize(group.count * most);
         scratch.counts.assign(static_cast<size_t>(group.count), 0);
-        scratch.ranks.resize((most + 7) * TOGETHER);
+        const int64_t stride = most + SPARE;
+        scratch.ranks.resize(TOGETHER * stride);
         scratch.sums.resize(group.count * groups);
         std::fill_n(scratch.sums.get(), scratch.sums.size(), 0);
         Buffer<uint64_t> masks(groups);
-        group.template scan<true>([&](int64_t i, const Plane* planes, Plane there, Plane, const RelevantCodes& hits) {
-            uint64_t* sums = scratch.sums.get() + i * groups;
-            Plane *own_masks = reinterpret_cast<Plane*>(masks.get()), *own_sums = reinterpret_cast<Plane*>(sums);
-            const auto add = [=](int64_t d, Plane mask) {
-                own_masks[d] = mask;
-                own_sums[d] += count_lanes(mask);
-            };
-            DistanceMasks(planes, group.planes(), there, add);
-            int64_t& count = scratch.counts[static_cast<size_t>(i)];
-            uint64_t* found = scratch.found.get() + i * most + count;
-            if (width == 1) {
-                find_places<1>(hits, group.words(i), 1, masks.get(), sums, found);
-            } else {
-                find_places<0>(hits, group.words(i), width, masks.get(), sums, found);
-            }
-            count += static_cast<int64_t>(hits.places.size());
-        });
+        group.template scan<true>(
+            [&](int64_t i, const Plane* planes, Plane there, Plane wanted, const RelevantCodes& hits) {
+                uint64_t* sums = scratch.sums.get() + i * groups;
+                Plane *own_masks = reinterpret_cast<Plane*>(masks.get()), *own_sums = reinterpret_cast<Plane*>(sums);
+                const auto add = [=](int64_t d, Plane mask) {
+                    own_masks[d] = mask;
+                    own_sums[d] += count_lanes(mask);
+                    if (COUNT_MASKS) own_sums[d] += count_lanes(mask & wanted) << 32;
+                };
+                DistanceMasks(planes, group.planes(), there, add);
+                int64_t& count = scratch.counts[static_cast<size_t>(i)];
+                uint64_t* found = scratch.found.get() + i * most + count;
+                if (width == 1) {
+                    find_places<1>(hits, group.words(i), 1, masks.get(), sums, found);
+                } else {
+                    find_places<0>(hits, group.words(i), width, masks.get(), sums, found);
+                }
+                count += static_cast<int64_t>(hits.places.size());
+            });
         for (int64_t i = 0; i < group.count; i += TOGETHER) {
             const int together = static_cast<int>(std::min<int64_t>(TOGETHER, group.count - i));
             int64_t inside[TOGETHER] = {};
             double means[TOGETHER];
+            Ranking queries[TOGETHER] = {};
             for (int t = 0; t < together; ++t) {
-                inside[t] = rank_hits(scratch.sums.get() + (i + t) * groups, groups,
-                                      scratch.found.get() + (i + t) * most, scratch.counts[static_cast<size_t>(i + t)],
-                                      database.rows, k, scratch, scratch.ranks.get() + t);
+                queries[t] = {scratch.sums.get() + (i + t) * groups, scratch.found.get() + (i + t) * most,
+                              scratch.counts[static_cast<size_t>(i + t)], scratch.ranks.get() + t * stride};
             }
-            mean_precision(scratch.ranks.get(), inside, means);
+            rank_hits(queries, groups);
+            for (int t = 0; t < together; ++t) {
+                const int32_t *ranks = queries[t].ranks, *end = ranks + queries[t].count;
+                inside[t] = std::upper_bound(ranks, end, k) - ranks;
+            }
+            mean_precision(scratch.ranks.get(), stride, inside, means);
             for (int t = 0; t < together; ++t) out[group.order[i + t]] = means[t];
         }
     };
