@@ -20,7 +20,7 @@ LAUNCHERS = {
     "hamming_distance": "pqpqip",
     "hamming_collect": "pqpqqqipqqqqqppqppii",
     "hamming_limits": "pqiqip",
-    "hamming_nearest": "pqqppqqiippp",
+    "hamming_search": "pqpqiiqiqqiiiipqqqppppiipp",
     "hamming_select": "ppqqppqipp",
     "hamming_histogram": "pqqpqqippppiiqiiiiipppp",
     "hamming_rank": "pqqpqippppiiqiiiiippqpp",

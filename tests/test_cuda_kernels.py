@@ -122,14 +122,19 @@ def test_a_bound_from_the_first_rows(
     monkeypatch.setattr(kernels, "LEAST_SAMPLE", 64)
     a, b = codes("descending", queries, 9000, 4)
     assert_equal(kernels.search(tensor(a), tensor(b), 7), reference.hamming_search(a, b, 7))
-    assert launched.count("hamming_collect") > 1
-    assert launched[-1] == "hamming_select"
+    assert launched == ["hamming_search", "hamming_collect", "hamming_select"]
     launched.clear()
     a, b = codes("random", queries, 9000, 4)
     assert_equal(kernels.search(tensor(a), tensor(b), 7), reference.hamming_search(a, b, 7))
-    stages = ["hamming_collect", "hamming_limits"]
-    assert launched[:2] == ["hamming_histogram", "hamming_limits"]
-    assert launched[2:] == [*stages * (len(launched) // 2 - 1), "hamming_nearest"]
+    assert launched == ["hamming_search"]
+
+
+def test_few_queries_in_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "LEAST_SAMPLE", 64)
+    monkeypatch.setattr(kernels, "SMALL_FEW", 1000)
+    a, b = codes("random", 2, 30_000, 8)
+    assert_equal(kernels.search(tensor(a), tensor(b), 5), reference.hamming_search(a, b, 5))
+    assert len(kernels.plan_for(2, 30_000, 2, 65, 5, None, torch.device("cpu")).stages) == 3 * 5
 
 
 @pytest.mark.parametrize("products", [False, True])
@@ -142,14 +147,17 @@ def test_rows_in_stages(
     monkeypatch.setattr(kernels, "STAGE_SMALL", 3)
     a, b = codes(kind, 70, 3000, width)
     assert_equal(kernels.search(tensor(a), tensor(b), 5, products), reference.hamming_search(a, b, 5))
-    stages = ["hamming_histogram", "hamming_limits", *["hamming_collect", "hamming_limits"] * 4]
+    plan = kernels.plan_for(70, 3000, width // 4, 8 * width + 1, 5, products, torch.device("cpu"))
+    assert [list(plan.stages[:2]), list(plan.stages[-5:-3])] == [[0, 111], [1000, 3000]]
+    assert len(plan.stages) == 4 * 5
     if kind == "random":
-        assert launched == [*stages, "hamming_nearest"]
+        assert launched == ["hamming_search"]
     monkeypatch.setattr(kernels, "RANKED_K", 4)
+    kernels.plan_for.cache_clear()
     launched.clear()
     assert_equal(kernels.search(tensor(a), tensor(b), 5, products), reference.hamming_search(a, b, 5))
     if kind == "random":
-        assert launched == [*stages, "hamming_select"]
+        assert launched == ["hamming_search", "hamming_select"]
 
 
 def test_more_ties_than_a_block_ranks(launched: list[str]) -> None:

@@ -152,23 +152,6 @@ MINERLIB_API int minerlib_cuda_hamming_limits(const int64_t* totals, int64_t que
     return launch<Limits>("hamming_limits", grid, {totals, k, limits, values, first != 0}, {device, stream});
 }
 
-// The k nearest candidates, see hamming_nearest.h. counts: int32 [queries, splits]; indices int64 and distances int32
-// [queries, k]; failed: int64 [1].
-MINERLIB_API int minerlib_cuda_hamming_nearest(const uint64_t* candidates, int64_t capacity, int64_t splits,
-                                               const int32_t* counts, const int32_t* limits, int64_t queries, int64_t k,
-                                               int32_t threads, int32_t lanes, int64_t* indices, int32_t* distances,
-                                               int64_t* failed, int device, void* stream) {
-    const NearestArgs args{{const_cast<uint64_t*>(candidates), nullptr, capacity, splits},
-                           counts,
-                           limits,
-                           indices,
-                           distances,
-                           failed,
-                           k,
-                           lanes};
-    return launch<Nearest>("hamming_nearest", {queries, 1, threads, sizeof(Nearest::Shared)}, args, {device, stream});
-}
-
 // Candidates in order. ends: int64 [queries, splits]; offsets: int64 [queries + 1].
 MINERLIB_API int minerlib_cuda_hamming_select(const uint64_t* candidates, const int64_t* starts, int64_t capacity,
                                               int64_t splits, const int64_t* ends, const int64_t* offsets,
@@ -238,4 +221,35 @@ MINERLIB_API int minerlib_cuda_hamming_precision(const int32_t* ranks, const int
     const PrecisionArgs args{ranks, hits, out, queries, k};
     const Grid grid{blocks_of(queries, Precision::THREADS), 1, Precision::THREADS, 0};
     return launch<Precision>("hamming_precision", grid, args, {device, stream});
+}
+
+// A whole search, one kernel after the other: counts of the first `sample` rows, their limits; stage by stage hits and
+// limits; the k nearest of them, where nearest_threads is not 0. stages: int64 [stage_count, 5] of the host, each
+// first_row, stop_row, splits, split_rows and first_split. zeros: int64 [2, queries, values] and one more, which tells
+// whether `nearest` failed. limits: int32 [queries]; counts: int32 [queries, all_splits].
+MINERLIB_API int minerlib_cuda_hamming_search(const uint32_t* queries, int64_t query_count, const uint32_t* database,
+                                              int64_t rows, int32_t width, int32_t values, int64_t k, int32_t way,
+                                              int64_t sample, int64_t sample_splits, int32_t block_queries,
+                                              int32_t thread_rows, int32_t sample_threads, int32_t window,
+                                              const int64_t* stages, int64_t stage_count, int64_t all_splits,
+                                              int64_t capacity, int64_t* zeros, int32_t* limits, int32_t* counts,
+                                              uint64_t* candidates, int32_t nearest_threads, int32_t lanes,
+                                              int64_t* indices, int32_t* distances, int device, void* stream) {
+    int64_t *totals = zeros + query_count * values, *failed = totals + query_count * values;
+    int status = minerlib_cuda_hamming_histogram(
+        queries, query_count, 0, database, rows, sample, width, nullptr, nullptr, nullptr, nullptr, 0, 0, sample_splits,
+        block_queries, thread_rows, values, sample_threads, window, zeros, nullptr, nullptr, nullptr, device, stream);
+    if (status == 0) status = minerlib_cuda_hamming_limits(zeros, query_count, values, k, 1, limits, device, stream);
+    for (const int64_t* stage = stages; status == 0 && stage < stages + 5 * stage_count; stage += 5) {
+        status = minerlib_cuda_hamming_collect(queries, query_count, database, rows, stage[0], stage[1], width, limits,
+                                               k, stage[2], stage[3], stage[4], all_splits, candidates, nullptr,
+                                               capacity, counts, totals, values, way, device, stream);
+        if (status == 0)
+            status = minerlib_cuda_hamming_limits(totals, query_count, values, k, 0, limits, device, stream);
+    }
+    if (status != 0 || nearest_threads == 0) return status;
+    const NearestArgs args{
+        {candidates, nullptr, capacity, all_splits}, counts, limits, indices, distances, failed, k, lanes};
+    return launch<Nearest>("hamming_nearest", {query_count, 1, nearest_threads, sizeof(Nearest::Shared)}, args,
+                           {device, stream});
 }

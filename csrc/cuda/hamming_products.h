@@ -3,7 +3,8 @@
 //
 // [a, ~a] times [~b, b] is the distance itself. A sum starts from -1 - limit, so a hit is a negative sum: what is left
 // to do for each pair is half an instruction, which joins the signs of 16 sums and more, and all 32 lanes look at them
-// once a step of ROWS rows. Only where one is negative are the step's products made again, query by query.
+// once a step of ROWS rows. Only where one is negative are products made again, of the queries and then the rows
+// that it comes from.
 //
 // A warp holds QUERIES queries in registers and walks a split of the database by itself; the warps of a block walk the
 // same split, so they find rows in the nearest cache. It is a query's only warp there: hits come in index order, and
@@ -19,11 +20,11 @@ namespace minerlib::cuda {
 template <int WORDS> struct Products {
     using Args = CollectArgs;
     static constexpr int THREADS = 256, RESIDENT = 2;
-    static constexpr int HALVES = WORDS <= 2 ? 1 : 2;           // of 128 bits that a product adds up
-    static constexpr int VECTORS = WORDS <= 4 ? 1 : WORDS / 4;  // products for one sum
-    static constexpr int FRAGMENTS = WORDS <= 8 ? 4 : 2;        // of 16 queries
-    static constexpr int QUERIES = 16 * FRAGMENTS;              // of a warp
-    static constexpr int PIECES = WORDS <= 2 ? 4 : 2;           // of 8 rows
+    static constexpr int HALVES = WORDS <= 2 ? 1 : 2;                   // of 128 bits that a product adds up
+    static constexpr int VECTORS = WORDS <= 4 ? 1 : WORDS / 4;          // products for one sum
+    static constexpr int FRAGMENTS = WORDS <= 8 ? 4 : 2;                // of 16 queries
+    static constexpr int QUERIES = 16 * FRAGMENTS;                      // of a warp
+    static constexpr int PIECES = WORDS <= 2 ? 4 : WORDS == 4 ? 3 : 2;  // of 8 rows
     static constexpr int ROWS = 8 * PIECES;
 
     struct Shared {
@@ -162,12 +163,13 @@ private:
             for (int v = 0; v < VECTORS; ++v) rows[v].load({rows_, args_.database.rows, row, count_ - 1, v}, lane_);
         }
 
-        // A sum's four starts are known to be two values; four registers spare a copy before each product.
+        // A sum's four starts are known to be two values; four registers, where there are, spare copies before
+        // products.
         MINERLIB_DEVICE void set_start() {
             MINERLIB_UNROLL
             for (int i = 0; i < 4 * FRAGMENTS; ++i) {
                 from_[i / 4][i % 4] = shared_.from[i / 2][thread_];
-                opaque(from_[i / 4][i % 4]);
+                if constexpr (WORDS < 16) opaque(from_[i / 4][i % 4]);
             }
         }
 
@@ -195,51 +197,83 @@ private:
                 any |= signs[f];
             }
             if (!warp_any(any < 0)) return;
-            uint32_t found = 0;
+            uint32_t found = 0;  // fragments of queries with hits
             MINERLIB_UNROLL
             for (int f = 0; f < FRAGMENTS; ++f) found |= static_cast<uint32_t>(warp_any(signs[f] < 0)) << f;
-            for (; found != 0; found &= found - 1) keep(lowest_bit(found), row);
-            set_start();
+            bool changed = false;
+            for (; found != 0; found &= found - 1) {
+                const int f = lowest_bit(found);
+                for (uint32_t pieces = pieces_with_hits(f, rows); pieces != 0; pieces &= pieces - 1)
+                    changed = keep(f, row + 8 * lowest_bit(pieces)) || changed;
+            }
+            if (changed) set_start();
         }
 
-        // The hits of 16 queries in ROWS rows.
-        MINERLIB_DEVICE void keep(int f, int32_t row) {
-            const int t = lane_ % 4;
-            const uint32_t before = (uint32_t{1} << t) - 1;
+        // Bit p: whether 16 queries may have hits in piece p; of long codes, which leave no registers for it, any.
+        template <bool CLAMPED>
+        MINERLIB_DEVICE uint32_t pieces_with_hits(int f, const Rows<CLAMPED> (&rows)[PIECES][VECTORS]) const {
+            if constexpr (VECTORS > 2) return (uint32_t{1} << PIECES) - 1;
+            const int32_t low = shared_.from[2 * f][thread_], high = shared_.from[2 * f + 1][thread_];
             Queries queries[VECTORS];
             load(queries, f);
-            MINERLIB_ROLLED
-            for (int piece = 0; piece < PIECES; ++piece, row += 8) {
-                Rows<true> rows[VECTORS];
-                load(rows, row);
-                const int32_t low = shared_.from[2 * f][thread_], high = shared_.from[2 * f + 1][thread_];
+            uint32_t pieces = 0;
+            MINERLIB_UNROLL
+            for (int piece = 0; piece < PIECES; ++piece) {
+                const Sums<HALVES> sums = product({low, low, high, high}, queries, rows[piece]);
+                const int32_t sign = sums.sign(0) | sums.sign(1) | sums.sign(2) | sums.sign(3);
+                pieces |= static_cast<uint32_t>(warp_any(sign < 0)) << piece;
+            }
+            return pieces;
+        }
+
+        // The hits of 16 queries in 8 rows; returns whether any of them starts from another sum now.
+        MINERLIB_DEVICE bool keep(int f, int32_t row) {
+            const int t = lane_ % 4;
+            const uint32_t before = (uint32_t{1} << t) - 1;
+            const int32_t low = shared_.from[2 * f][thread_], high = shared_.from[2 * f + 1][thread_];
+            Sums<HALVES> sums;
+            MINERLIB_UNROLL
+            for (int v = 0; v < VECTORS; ++v) {
+                Queries queries;
+                Rows<true> rows;
+                queries.load({args_.queries, first_query_ + f * 16, args_.query_count - 1, v}, lane_);
+                rows.load({rows_, args_.database.rows, row, count_ - 1, v}, lane_);
                 warp_together();
-                const Sums<HALVES> sums = product({low, low, high, high}, queries, rows);
-                uint32_t votes[4];
-                MINERLIB_UNROLL
-                for (int i = 0; i < 4; ++i) {
-                    const int inside = least(count_ - row, 8) - i % 2;
-                    votes[i] = sums.votes(lane_, i) & (inside > 0 ? (uint32_t{1} << (inside + 1) / 2) - 1 : 0);
+                if (v == 0) {
+                    sums.start({low, low, high, high}, queries, rows, lane_);
+                } else {
+                    sums.add(queries, rows, lane_);
                 }
+            }
+            uint32_t votes[4];
+            MINERLIB_UNROLL
+            for (int i = 0; i < 4; ++i) {
+                const int inside = least(count_ - row, 8) - i % 2;
+                votes[i] = sums.votes(lane_, i) & (inside > 0 ? (uint32_t{1} << (inside + 1) / 2) - 1 : 0);
+            }
+            bool changed = false;
+            MINERLIB_UNROLL
+            for (int half = 0; half < 2; ++half) {
+                const uint32_t even = votes[2 * half], odd = votes[2 * half + 1];
+                if ((even | odd) == 0) continue;
+                const int i = 2 * f + half;
+                const int32_t from = half == 0 ? low : high, count = shared_.count[i][thread_];
+                int32_t place = count + popcount(even & before) + popcount(odd & before);
                 MINERLIB_UNROLL
-                for (int half = 0; half < 2; ++half) {
-                    const uint32_t even = votes[2 * half], odd = votes[2 * half + 1];
-                    if ((even | odd) == 0) continue;
-                    const int i = 2 * f + half;
-                    const int32_t from = half == 0 ? low : high, count = shared_.count[i][thread_];
-                    int32_t place = count + popcount(even & before) + popcount(odd & before);
-                    MINERLIB_UNROLL
-                    for (int column = 0; column < 2; ++column) {
-                        if ((votes[2 * half + column] >> t & 1) == 0) continue;
-                        const int distance = sums.of(lane_, 2 * half + column) - from;
-                        args_.take(query_of(i), split_, place++, distance, start_ + row + 2 * t + column);
-                    }
-                    const int32_t counted = count + popcount(even) + popcount(odd);
-                    shared_.count[i][thread_] = counted;
-                    if (count < args_.enough && counted >= args_.enough) shared_.from[i][thread_] = from + 1;
+                for (int column = 0; column < 2; ++column) {
+                    if ((votes[2 * half + column] >> t & 1) == 0) continue;
+                    const int distance = sums.of(lane_, 2 * half + column) - from;
+                    args_.take(query_of(i), split_, place++, distance, start_ + row + 2 * t + column);
+                }
+                const int32_t counted = count + popcount(even) + popcount(odd);
+                shared_.count[i][thread_] = counted;
+                if (count < args_.enough && counted >= args_.enough) {
+                    shared_.from[i][thread_] = from + 1;
+                    changed = true;
                 }
             }
             warp_together();
+            return changed;
         }
 
         const Args& args_;

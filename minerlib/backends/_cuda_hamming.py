@@ -19,22 +19,24 @@ second `collect` knows all sizes. A query set whose candidates outgrow the memor
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from minerlib.backends._cuda_codes import BLOCKS, Codes, as_words, chunks, launch
-from minerlib.backends._cuda_ranking import count_distances
+from minerlib.backends._cuda_ranking import Parts, count_distances, parts_for
 
-SAMPLE = 1024  # one of so many rows is counted for the first bound of many queries,
-SAMPLE_FEW = 64  # of few, whose rows are not met in stages,
+SAMPLE = 2048  # one of so many rows is counted for the first bound of many queries,
+SAMPLE_FEW = 128  # of few,
 SAMPLE_LARGE = 16  # and for a large k
 LEAST_SAMPLE = 4096
-STAGE = 4  # how many times the rows before it a stage ends at,
-STAGE_SMALL = 32  # and where there is so little to do that launches count
-SMALL = 1 << 34  # pairs
+STAGE, STAGE_FEW = 3, 8  # how many times the rows before it a stage ends at,
+STAGE_SMALL = 32  # and where there is so little to do that launches count:
+SMALL, SMALL_FEW = 1 << 34, 1 << 25  # pairs, and rows for few queries (then there is one stage)
 TIES = 3  # as many rows may lie within a bound as there are nearest ones, by ties
 RANKED_K = 512  # above it candidates are sorted by `select`,
 LARGE_K = 2048  # and above that there are so many that their number is asked for first
@@ -42,7 +44,7 @@ MOST_CANDIDATES = 1 << 27  # of 8 bytes, held at a time
 ALL = 1 << 62
 
 FEW, MANY, PRODUCTS = 0, 1, 2  # ways of `collect` to meet queries, see csrc/cuda/hamming_collect.h
-BLOCKS_FEW = 1024  # where their segments are read by one block
+BLOCKS_FEW = 2048  # where their segments are read by one block
 BLOCKS_PRODUCTS = 2  # of a multiprocessor: what it holds, all of the same length
 MANY_FROM = 8  # queries for which a block takes QUERIES of them
 QUERIES = (4, 32)  # of a block of `collect`, FEW or MANY
@@ -132,17 +134,25 @@ def segment_rows(expected: float, splits: int, split_rows: int) -> int:
 class Plan:
     """How a search goes about it where k is not large."""
 
+    way: int
     sample: int  # rows that are counted for the first limit
-    stages: list[Stage]
+    parts: Parts  # of them
+    stages: Any  # int64 [stages, 5] of ctypes, of the host
     splits: int  # of all stages
     capacity: int  # of a segment
+    threads: int  # of a block of `nearest`,
+    lanes: int  # and those that read a segment side by side
 
 
 @functools.lru_cache
-def plan_for(queries: int, rows: int, width: int, k: int, way: int, device: torch.device) -> Plan:
+def plan_for(
+    queries: int, rows: int, width: int, values: int, k: int, products: bool | None, device: torch.device
+) -> Plan:
+    way = way_for(queries, width, device, products)
     sample = min(rows, max(rows // (SAMPLE_FEW if way == FEW else SAMPLE), LEAST_SAMPLE, 4 * k))
-    ends = [rows]
-    if way != FEW:
+    if way == FEW:
+        ends = stage_ends(rows, sample, STAGE_FEW) if rows >= SMALL_FEW else [rows]
+    else:
         ends = stage_ends(rows, sample, STAGE if queries * rows >= SMALL else STAGE_SMALL)
     stages, splits = stages_for(ends, queries, width, way, device)
     # The k-th distance of the rows before a stage is that of one more or less by chance.
@@ -153,7 +163,16 @@ def plan_for(queries: int, rows: int, width: int, k: int, way: int, device: torc
         )
         for stage in stages
     )
-    return Plan(sample, stages, splits, capacity)
+    fields = [
+        field
+        for stage in stages
+        for field in (stage.first, stage.last, stage.splits, stage.split_rows, stage.first_split)
+    ]
+    threads, lanes = (1024, 1) if splits >= 256 else (256, 8)
+    return Plan(
+        way, sample, parts_for(queries, sample, values, True), (ctypes.c_int64 * len(fields))(*fields),
+        splits, capacity, threads if k <= RANKED_K else 0, lanes,
+    )  # fmt: skip
 
 
 # ------------------------------------------------------------------ distances
@@ -192,7 +211,7 @@ def _collect_stage(
     enough: int,
     hits: Hits,
     counts: torch.Tensor,  # [Q, splits] int32, written
-    totals: torch.Tensor | None,  # [Q, values] int64, added to
+    totals: torch.Tensor | None = None,  # [Q, values] int64, added to
 ) -> None:
     launch(
         "hamming_collect", counts, queries.words, queries.count, database.words, database.count, stage.first,
@@ -323,9 +342,8 @@ def _search_small(
     """Writes the answer; or tells how many rows lie at each distance, within the limits at least, where
     candidates did not fit in where they were expected."""
     device = queries.words.device
-    way = way_for(queries.count, queries.width, device, products)
-    plan = plan_for(queries.count, database.count, queries.width, k, way, device)
-    splits, capacity = plan.splits, plan.capacity
+    plan = plan_for(queries.count, database.count, queries.width, queries.values, k, products, device)
+    splits, capacity, parts = plan.splits, plan.capacity, plan.parts
     if queries.count > 1 and queries.count * splits * capacity > MOST_CANDIDATES:
         half = queries.count // 2
         for part in (slice(0, half), slice(half, queries.count)):
@@ -335,26 +353,18 @@ def _search_small(
 
     size = queries.count * queries.values
     zeros = torch.zeros(2 * size + 1, dtype=torch.int64, device=device)
-    first, totals = zeros[: 2 * size].view(2, queries.count, queries.values)
-    failed = zeros[2 * size :]
-    count_distances(queries, database, plan.sample, first)
-    _limit(first, k, limits, True)
     counts = torch.empty((queries.count, splits), dtype=torch.int32, device=device)
     candidates = torch.empty(queries.count * splits * capacity, dtype=torch.int64, device=device)
-    hits = Hits(candidates, None, capacity, counts)
-    for stage in plan.stages:
-        _collect_stage(queries, database, stage, way, limits, k, hits, counts, totals)
-        _limit(totals, k, limits)
-    if k <= RANKED_K:
-        threads, lanes = (1024, 1) if splits >= 256 else (256, 8)
-        launch(
-            "hamming_nearest", counts, candidates, capacity, splits, counts, limits, queries.count, k,
-            threads, lanes, indices, distances, failed,
-        )  # fmt: skip
-        if not int(failed):
-            return None
+    launch(
+        "hamming_search", limits, queries.words, queries.count, database.words, database.count, queries.width,
+        queries.values, k, plan.way, plan.sample, parts.splits, parts.block, parts.thread_rows, parts.threads,
+        parts.window, ctypes.addressof(plan.stages), len(plan.stages) // 5, splits, capacity, zeros, limits,
+        counts, candidates, plan.threads, plan.lanes, indices, distances,
+    )  # fmt: skip
+    if plan.threads and not int(zeros[-1]):
+        return None
     if int(counts.max()) > capacity:
-        return totals
+        return zeros[size:-1].view(queries.count, queries.values)
     found = Hits(candidates, None, capacity, counts.cumsum(1, dtype=torch.int64))
     _select_all(found, k, queries.values, indices, distances)
     return None
