@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "candidates.h"
-#include "chunks.h"
+#include "chunk_rows.h"
 #include "coarse_sweep.h"
 #include "families.h"
 #include "first_bounds.h"
@@ -25,11 +25,10 @@
 namespace minerlib {
 namespace MINERLIB_ISA {
 
-template <class T, class Panel> class ChunkExtremes {
+template <class T, class Panel> class ChunkExtremes : ChunkRows {
 public:
     ChunkExtremes(const ChunkPair& pair, const Problem& problem, unsigned wanted)
-        : pair_(pair), wanted_(wanted), n_(pair.rows.rows), anchors_(pair.split > 0 ? pair.split : n_),
-          order_(pair.words > 0 ? nullptr : pair.order), canonical_(problem),
+        : ChunkRows(pair), wanted_(wanted), canonical_(problem),
           rows_(order_ != nullptr ? n_ : 0, problem.anchors.dims),
           filter_(problem, pair.metric == Metric::cosine ? Space::cosine : Space::squared, order_, order_,
                   rows_.keeper()) {
@@ -41,7 +40,7 @@ public:
                                               positives_end_.get());
             if (!coarse_->usable()) coarse_.reset();
         }
-        if (filter_.usable && pair_.split == 0 && pair_.limits == nullptr && n_ >= LEAST_SAMPLED && fresh()) {
+        if (filter_.usable && pair_.split == 0 && pair_.limits == nullptr && n_ >= LEAST_SAMPLED && fresh(wanted_)) {
             first_ = std::make_unique<FirstBounds<T, Panel>>(filter_, wanted_, positives_begin_.get(),
                                                              positives_end_.get(), pair_.threads);
         }
@@ -104,12 +103,6 @@ private:
         int64_t column, begin, end;
     };
 
-    // Rows are counted by their positions in the order of packing: class by class within each chunk.
-    int64_t row(int64_t i) const { return order_ != nullptr ? order_[i] : i; }
-    int64_t id(int64_t row) const {
-        return row < pair_.split ? pair_.first[0] + row : pair_.first[1] + row - pair_.split;
-    }
-    double limit(int64_t i) const { return pair_.limits[row(i)]; }
     static double sign(int e) { return e % 2 == 0 ? 1.0 : -1.0; }
 
     template <class Body> void each(int64_t rows, int64_t count, Body body) {
@@ -126,24 +119,9 @@ private:
         return 0x1p-23 * half_norm + 0x1p-50 * std::abs(selection / filter_.scale_out);
     }
 
-    // Where among the columns the class of each anchor lies.
-    void find_positives() {
-        positives_begin_.resize(anchors_);
-        positives_end_.resize(anchors_);
-        int64_t begin = pair_.split, end = pair_.split;
-        for (int64_t i = 0; i < anchors_; ++i) {
-            const int64_t c = pair_.classes[row(i)];
-            while (begin < n_ && pair_.classes[row(begin)] < c) ++begin;
-            end = std::max(begin, end);
-            while (end < n_ && pair_.classes[row(end)] == c) ++end;
-            positives_begin_[i] = begin;
-            positives_end_[i] = end;
-        }
-    }
-
     void start(Work& work) const {
         if constexpr (Bytes::EXISTS) {
-            if (first_ == nullptr && fresh()) work.pause = 1;
+            if (first_ == nullptr && fresh(wanted_)) work.pause = 1;
             if (coarse_ != nullptr) coarse_->start(work.coarse);
             for (int e = 0; e < 4 && coarse_ != nullptr; ++e) {
                 work.bounds[e].resize(n_);  // what no row passes, where the extremum is not wanted
@@ -164,16 +142,6 @@ private:
                 set_bound(e, i, work);
             }
         }
-    }
-
-    // Whether most of the columns have nothing recorded that bounds what is looked for.
-    bool fresh() const {
-        int64_t missing = 0;
-        for (int64_t i = pair_.split; i < n_; ++i) {
-            const Record& record = pair_.records[row(i)];
-            for (int e = 0; e < 4; ++e) missing += (wanted_ >> e & 1) != 0 && record.id[e] < 0 ? 1 : 0;
-        }
-        return missing * 2 > n_ - pair_.split;
     }
 
     // To be called whenever a list's bound may have changed.
@@ -269,16 +237,6 @@ private:
         out.begin = begin;
         out.end = end;
         return out;
-    }
-
-    // Of two rows, not by their positions.
-    bool same_class(int64_t i, int64_t j) const {
-        if (order_ != nullptr) return pair_.classes[i] == pair_.classes[j];
-        uint64_t shared = 0;
-        for (int64_t w = 0; w < pair_.words; ++w) {
-            shared |= pair_.bits[i * pair_.words + w] & pair_.bits[j * pair_.words + w];
-        }
-        return shared != 0;
     }
 
     // The thresholds of a piece's columns for v + h_i, over all rows with H_i <= largest.
@@ -521,16 +479,12 @@ private:
         int64_t lowest = -1, highest = -1;
     };
 
-    const ChunkPair& pair_;
     const unsigned wanted_;
-    const int64_t n_, anchors_;
-    const int64_t* order_;
     const Canonical<T> canonical_;
     WholeRows<T, Panel> rows_;
     const Filter<T, Panel> filter_;
-    Buffer<int64_t> positives_begin_, positives_end_;  // [anchors]
-    std::unique_ptr<Bytes> coarse_;                    // null: panels decide alone
-    std::unique_ptr<FirstBounds<T, Panel>> first_;     // null: there are none
+    std::unique_ptr<Bytes> coarse_;                 // null: panels decide alone
+    std::unique_ptr<FirstBounds<T, Panel>> first_;  // null: there are none
     mutable std::once_flag twins_found_;
     mutable Twins twins_;  // once a whole row has been decided
 };

@@ -75,6 +75,7 @@ public:
             while (size_ < helpers) {
                 std::thread(&Pool::work, this).detach();
                 ++size_;
+                crowded_ = size_ >= static_cast<int>(std::thread::hardware_concurrency());
             }
             job_ = &job;
             wanted_ = helpers;
@@ -86,7 +87,7 @@ public:
         busy_ -= wanted_;  // helpers that have not woken yet are no longer needed
         wanted_ = 0;
         lock.unlock();
-        soon([this] { return busy_ == 0; });
+        if (!crowded_) soon([this] { return busy_ == 0; });
         lock.lock();
         done_.wait(lock, [this] { return busy_ == 0; });
         job_ = nullptr;
@@ -99,7 +100,7 @@ private:
         std::unique_lock<std::mutex> lock(mutex_);
         for (;;) {
             lock.unlock();
-            soon([this] { return wanted_ > 0; });
+            if (!crowded_) soon([this] { return wanted_ > 0; });
             lock.lock();
             wake_.wait(lock, [this] { return wanted_ > 0; });
             --wanted_;
@@ -115,6 +116,7 @@ private:
     std::condition_variable wake_, done_;
     Job* job_ = nullptr;
     int size_ = 0;
+    std::atomic<bool> crowded_{false};      // more threads than processors: who looks is in the others' way
     std::atomic<int> wanted_{0}, busy_{0};  // changed by who holds the mutex
 };
 

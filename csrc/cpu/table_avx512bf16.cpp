@@ -1,6 +1,3 @@
-#define MINERLIB_ISA avx2
-#include "families.h"
-#undef MINERLIB_ISA
 #define MINERLIB_ISA avx512
 #include "families.h"
 #undef MINERLIB_ISA
@@ -9,13 +6,13 @@
 
 namespace minerlib {
 // Families that want float32's accuracy are those of avx512.
-const Kernels kernels_avx512bf16 = {avx2::extremes,
-                                    avx2::chunk_extremes,
+const Kernels kernels_avx512bf16 = {avx512bf16::extremes,
+                                    avx512bf16::chunk_extremes,
                                     avx512::window,
                                     avx512::count_window,
                                     avx512::emit_window,
                                     avx512::sample,
-                                    avx2::topk,
+                                    avx512bf16::topk,
                                     avx512::pairwise,
                                     avx512::hamming_distance,
                                     avx512::hamming_search,

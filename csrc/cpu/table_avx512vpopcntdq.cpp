@@ -4,14 +4,11 @@
 #define MINERLIB_ISA avx512
 #include "families.h"
 #undef MINERLIB_ISA
-#define MINERLIB_ISA avx512bf16
-#include "families.h"
-#undef MINERLIB_ISA
 #define MINERLIB_ISA avx512vpopcntdq
 #include "families.h"
 
 namespace minerlib {
-// What counts bits is its own; the rest is that of avx512bf16.
+// What counts bits is its own; what bytes serve is that of avx2, and the rest that of avx512.
 const Kernels kernels_avx512vpopcntdq = {avx2::extremes,
                                          avx2::chunk_extremes,
                                          avx512::window,
