@@ -35,8 +35,8 @@ SAMPLE_FEW = 128  # of few,
 SAMPLE_LARGE = 16  # and for a large k
 LEAST_SAMPLE = 4096
 STAGE, STAGE_FEW = 3, 8  # how many times the rows before it a stage ends at,
-STAGE_SMALL = 32  # and where there is so little to do that launches count:
-SMALL, SMALL_FEW = 1 << 34, 1 << 25  # pairs, and rows for few queries (then there is one stage)
+STAGE_SMALL = 8  # and where there is so little to do that launches count:
+SMALL, SMALL_FEW = 1 << 31, 1 << 25  # pairs, and rows for few queries (then there is one stage)
 TIES = 3  # as many rows may lie within a bound as there are nearest ones, by ties
 RANKED_K = 512  # above it candidates are sorted by `select`,
 LARGE_K = 2048  # and above that there are so many that their number is asked for first
@@ -47,6 +47,9 @@ FEW, MANY, PRODUCTS = 0, 1, 2  # ways of `collect` to meet queries, see csrc/cud
 BLOCKS_FEW = 2048  # where their segments are read by one block
 BLOCKS_PRODUCTS = 2  # of a multiprocessor: what it holds, all of the same length
 MANY_FROM = 8  # queries for which a block takes QUERIES of them
+PRODUCTS_FROM = (
+    128  # queries; on an H200 and 10M codes of 64 bits, 64 were faster by counting bits, 128 by products
+)
 QUERIES = (4, 32)  # of a block of `collect`, FEW or MANY
 PRODUCTS_WARPS = 8  # of a block; a warp takes 64 queries of up to 8 words, 32 of 16
 PRODUCTS_WIDTH = 16  # words
@@ -57,12 +60,13 @@ PRODUCTS_ROWS = 32  # of a warp at a time
 
 
 def way_for(queries: int, width: int, device: torch.device, products: bool | None) -> int:
-    """products: None: where the device has 1-bit matrix products of its own."""
-    if queries < MANY_FROM and not products:
-        return FEW
+    """products: None: where they are faster and the device has them."""
     if products is None:
-        products = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (8, 9)
-    return PRODUCTS if products and width <= PRODUCTS_WIDTH else MANY if queries >= MANY_FROM else FEW
+        able = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (8, 9)
+        products = able and queries >= PRODUCTS_FROM
+    if products and width <= PRODUCTS_WIDTH:
+        return PRODUCTS
+    return MANY if queries >= MANY_FROM else FEW
 
 
 def tile_rows(width: int, way: int) -> int:
@@ -277,7 +281,7 @@ def search(
 ) -> tuple[torch.Tensor, torch.Tensor]:  # int32 [Q, k] distances, int64 [Q, k] indices
     """The k nearest rows of each query by (distance, index); the host waits once for each set of queries.
 
-    products: compare by 1-bit matrix products: None: where the device has them, by MANY_FROM queries or more.
+    products: compare by 1-bit matrix products; None: where there are, from PRODUCTS_FROM queries on.
     """
     distances = torch.empty((len(queries), k), dtype=torch.int32, device=queries.device)
     indices = torch.empty((len(queries), k), dtype=torch.int64, device=queries.device)
