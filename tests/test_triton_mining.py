@@ -349,14 +349,15 @@ def test_neighbours_and_distances_through_the_public_functions(triton: Running) 
     assert np.array_equal(batched[1], reference.pairwise_distance(x[3:], x[3:], "sqeuclidean"))
 
 
-@pytest.mark.parametrize(("place", "other"), [(700, 701), (66, 66 + 1024), (67, 66 + 1024)])
-def test_columns_that_share_a_lane_of_the_filter(place: int, other: int) -> None:
+@pytest.mark.parametrize("places", [(700, 701), (67, 1090), (66, 1090, 6, 7), (66, 67, 74, 1098)])
+def test_columns_that_share_a_lane_of_the_filter(places: tuple[int, ...]) -> None:
     """The list holds the best of a lane alone; its other columns are looked at where they may be as near."""
     labels = torch.arange(1100).flip(0)  # the filter's order is from the last column to the first
     y = torch.randn(1100, 9, generator=torch.Generator().manual_seed(0))
-    last, first = 1099 - place, 1099 - other
-    y[last] = y[first]
-    x, marks = y[[first, 5, last]] + 1e-6, labels[[5, 5, 5]]
+    alike = [1099 - place for place in places]
+    y[alike] = y[alike[0]].clone()
+    first = min(alike)
+    x, marks = y[[first, 5, alike[0]]] + 1e-6, labels[[5, 5, 5]]
     arguments = {"reference": y, "reference_labels": labels}
     found = minerlib.mine(x, marks, "batch-hard", **arguments, backend="triton")
     wanted = minerlib.mine(x, marks, "batch-hard", **arguments, backend="reference")

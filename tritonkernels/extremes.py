@@ -6,12 +6,12 @@ selection values, ties by the lowest index.
 `filter_kernel` multiplies tiles in float16 with both sides in the order of their classes, so that positives
 lie in a narrow range of columns. Each lane of a tile (two neighbouring columns of it) keeps its best
 value, where it was, and its second best. At the end the best lanes become a short list, and `rests` bound
-from below what is not listed: in the lane where the least of it lies, and elsewhere. Values are signed so
-that smaller is better: near - a.b is a lower bound for the nearest column, a.b - far for the farthest
+from below what is not listed: in the two lanes where the least of it lies, and elsewhere. Values are signed
+so that smaller is better: near - a.b is a lower bound for the nearest column, a.b - far for the farthest
 (filter.py). `decide_kernel` keeps the listed columns whose lower bound does not exceed the least upper
 bound; one is certified, a few are compared in float64, and where a rest does not exceed the bound either
-that lane's columns, or all, are computed in float64.
-Memory: N * splits * 44 bytes beside the operands. Limits: M < 2^31. Source: EXT eq. 3, 9-12; DESIGN of
+those lanes' columns, or all, are computed in float64.
+Memory: N * splits * 52 bytes beside the operands. Limits: M < 2^31. Source: EXT eq. 3, 9-12; DESIGN of
 csrc/cpu.
 """
 
@@ -73,8 +73,8 @@ def _store_list(
     best, second, place, row, split, splits, values, found, rests, rest_lanes,
     ROWS: tl.constexpr, LANES: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
-    """The best columns of the KEPT best lanes, and lower bounds: of the lane where the least of everything
-    else lies, and of what is neither listed nor in that lane."""
+    """The best columns of the KEPT best lanes, and lower bounds of all else: in the two lanes where the least
+    of it lies, and elsewhere."""
     rows = row + tl.arange(0, ROWS)
     lane = tl.arange(0, LANES)
     for c in tl.static_range(KEPT):
@@ -86,11 +86,13 @@ def _store_list(
         tl.store(found + slot, tl.where(least < NEVER, column, -1))
         best = tl.where(chosen, NEVER, best)
     rest = tl.minimum(best, second)
-    at = tl.argmin(rest, axis=1)
     slot = rows * splits + split
-    tl.store(rests + 2 * slot, tl.min(rest, axis=1))
-    tl.store(rests + 2 * slot + 1, tl.min(tl.where(lane[None, :] == at[:, None], NEVER, rest), axis=1))
-    tl.store(rest_lanes + slot, at)
+    for c in tl.static_range(2):
+        at = tl.argmin(rest, axis=1)
+        tl.store(rests + 3 * slot + c, tl.min(rest, axis=1))
+        tl.store(rest_lanes + 2 * slot + c, at)
+        rest = tl.where(lane[None, :] == at[:, None], NEVER, rest)
+    tl.store(rests + 3 * slot + 2, tl.min(rest, axis=1))
 
 
 @triton.jit
@@ -106,8 +108,8 @@ def filter_kernel(
     column_bits,  # [Mp, W] int64
     values,  # [Np, splits, KEPT] float32
     places,  # [Np, splits, KEPT] int32, packed positions
-    rests,  # [Np, splits, 2] float32
-    rest_lanes,  # [Np, splits] int32
+    rests,  # [Np, splits, 3] float32
+    rest_lanes,  # [Np, splits, 2] int32
     far_values,  # of the farthest, where BOTH
     far_places,
     far_rests,
@@ -205,8 +207,8 @@ def decide_kernel(
     column_bits,  # [Mp, W] int64, packed order
     values,  # [Np, splits, KEPT] float32
     listed,  # [Np, splits, KEPT] int32
-    rests,  # [Np, splits, 2] float32
-    rest_lanes,  # [Np, splits] int32
+    rests,  # [Np, splits, 3] float32
+    rest_lanes,  # [Np, splits, 2] int32
     found,  # [N] int64
     columns,
     dims,
@@ -231,12 +233,16 @@ def decide_kernel(
     slot, there = packed_row * splits * KEPT + lane, lane < splits * KEPT
     value = tl.load(values + slot, mask=there, other=NEVER).to(tl.float64)
     place = tl.load(listed + slot, mask=there, other=-1).to(tl.int64)
-    bounds, bounded = 2 * (packed_row * splits + split), split < splits
+    bounds, bounded = 3 * (packed_row * splits + split), split < splits
     rest = tl.load(rests + bounds, mask=bounded, other=NEVER).to(tl.float64)
-    beyond = tl.load(rests + bounds + 1, mask=bounded, other=NEVER).to(tl.float64)
-    least_split = tl.argmin(rest, axis=0)
-    beyond = tl.min(tl.minimum(beyond, tl.where(split == least_split, NEVER, rest)), axis=0)
-    rest = tl.min(rest, axis=0)
+    later = tl.load(rests + bounds + 1, mask=bounded, other=NEVER).to(tl.float64)
+    last_rest = tl.load(rests + bounds + 2, mask=bounded, other=NEVER).to(tl.float64)
+    # The least two of all splits' rests, and the least of the others.
+    nearest_rest, split_of_nearest = tl.min(rest, axis=0), tl.argmin(rest, axis=0)
+    taken = split == split_of_nearest
+    rest, later = tl.where(taken, later, rest), tl.where(taken, last_rest, later)
+    second_rest, split_of_second = tl.min(rest, axis=0), tl.argmin(rest, axis=0)
+    beyond = tl.min(tl.where(split == split_of_second, later, rest), axis=0)
     live = place >= 0
     place = tl.maximum(place, 0)
     column = place
@@ -248,7 +254,7 @@ def decide_kernel(
     live = live & (value <= bound)
     open_ = tl.load(parameters + USABLE) == 0.0
     whole = ((beyond < NEVER) & (beyond <= bound) & (exact != 0)) | open_
-    hidden = ((rest < NEVER) & (rest <= bound) & (exact != 0)) | open_
+    hidden = ((nearest_rest < NEVER) & (nearest_rest <= bound) & (exact != 0)) | open_
     takes_part = tl.load(x_largest + row) >= 0
     count = tl.sum(tl.where(live, 1, 0), axis=0)
     best = tl.min(tl.where(live, column, columns), axis=0).to(tl.int64)
@@ -268,15 +274,22 @@ def decide_kernel(
                     own_class = tl.load(anchor_class + packed_row)
                     first = tl.load(starts + tl.maximum(own_class, 0)).to(tl.int32)
                     last = tl.load(starts + own_class + 1).to(tl.int32)
-            if lane_alone:
-                first = least_split * tile + 2 * tl.load(rest_lanes + packed_row * splits + least_split)
-                stride, shift = splits * tile, 1
-            other, where = _among(
-                x, y, y_largest, x_norms, y_norms, y_order, anchor_class, column_class, anchor_bits,
-                column_bits, row, packed_row, first, stride, shift, last, columns, dims, words, own, positive,
-                sign, MULTI, COSINE, COLUMNS,
-            )  # fmt: skip
-            best = tl.where((other < least) | ((other == least) & (where < best)), where, best)
+            turns = 1
+            if lane_alone & (second_rest < NEVER) & (second_rest <= bound):
+                turns = 2
+            for turn in range(turns):
+                if lane_alone:
+                    in_split = tl.where(turn == 0, split_of_nearest, split_of_second)
+                    number = tl.where((turn == 1) & (split_of_second == split_of_nearest), 1, 0)
+                    rest_lane = tl.load(rest_lanes + 2 * (packed_row * splits + in_split) + number)
+                    first, stride, shift = in_split * tile + 2 * rest_lane, splits * tile, 1
+                other, where = _among(
+                    x, y, y_largest, x_norms, y_norms, y_order, anchor_class, column_class, anchor_bits,
+                    column_bits, row, packed_row, first, stride, shift, last, columns, dims, words, own,
+                    positive, sign, MULTI, COSINE, COLUMNS,
+                )  # fmt: skip
+                best = tl.where((other < least) | ((other == least) & (where < best)), where, best)
+                least = tl.minimum(least, other)
     tl.store(found + row, tl.where(takes_part & (best < columns), best, -1))
 
 
@@ -490,8 +503,8 @@ class _Plan:
             lists += [
                 torch.empty(len(a.rows), listed, dtype=torch.float32, device=found.device),
                 torch.empty(len(a.rows), listed, dtype=torch.int32, device=found.device),
-                torch.empty(len(a.rows), splits, 2, dtype=torch.float32, device=found.device),
-                torch.empty(len(a.rows), splits, dtype=torch.int32, device=found.device),
+                torch.empty(len(a.rows), splits, 3, dtype=torch.float32, device=found.device),
+                torch.empty(len(a.rows), splits, 2, dtype=torch.int32, device=found.device),
             ]
         FILTER(
             (blocks(n, config.rows), splits), a.rows, b.rows, b.near if signs[0] > 0 else b.far, b.far,

@@ -26,8 +26,8 @@ class PairwiseConfig:
     """A program's tile of the result."""
 
     rows: int = 32
-    columns: int = 32
-    num_warps: int = 8
+    columns: int = 16
+    num_warps: int = 4
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,8 @@ def of_batches(name: str, sets: list[One], goals: tuple[Goal, ...], operations: 
             their = TripletMarginLoss(margin=options["margin"], triplets_per_anchor="all")
             peers[PML] = lambda one: learned(lambda x: their(x, one[1]), one[0])
     return Work(
-        f"loss {name}, N={rows}", sets, rows**2, operations * rows**2 * dims, ours, check, peers, ours, goals,
-        tuple(left_out),
+        f"loss {name}, N={rows}", sets, rows**2, operations * rows**2 * dims, ours, check, peers, ours,
+        goals=goals, left_out=tuple(left_out),
     )  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def of_triplets(sets: list[One], goals: tuple[Goal, ...], margin: float = 0.5) -
     count, dims = len(given[0][0]), sets[0][0].shape[1]
     return Work(
         f"loss of {count} triplets, D={dims}", inputs, 2 * count, 10 * count * dims, ours, check,
-        {INDEXING: indexing}, None, goals,
+        {INDEXING: indexing}, goals=goals,
     )  # fmt: skip
 
 
