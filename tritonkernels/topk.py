@@ -272,9 +272,12 @@ _OPERANDS = {"a": "*fp16", "b": "*fp16", "near": "*fp32"}
 
 
 def _tiled(tile: TileConfig) -> tuple[Callable[..., dict[str, Any]], Callable[..., dict[str, Any]]]:
-    """Options and constants."""
+    """Options and constants; AMD's multiprocessors have less memory for stages."""
     return (
-        always(num_warps=tile.num_warps, num_stages=tile.num_stages),
+        lambda hip, **_: {
+            "num_warps": tile.num_warps,
+            "num_stages": min(tile.num_stages, 2) if hip else tile.num_stages,
+        },
         always(ROWS=tile.rows, COLUMNS=tile.columns, TILES=tile.tiles),
     )
 

@@ -81,6 +81,12 @@ def _driver() -> str | None:
         return None
 
 
+def write(path: Path, measured_on: dict[str, Any], results: list[Result], failed: list[str]) -> None:
+    document = {"facts": measured_on, "rows": [asdict(result) for result in results], "failed": failed}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__.partition("\n")[0])
     parser.add_argument("--tiny", action="store_true", help="small sizes: whether it runs, not how fast")
@@ -99,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    results, failed = [], []
+    results, failed, measured_on = [], [], facts(device)
     for build in suite(device, options.tiny):
         work = build()
         if options.only not in work.title:
@@ -110,9 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
         except Exception as error:  # a wrong answer is never timed, and the others still are
             traceback.print_exc()
             failed.append(f"{work.title}: {type(error).__name__}: {error}")
-    document = {"facts": facts(device), "rows": [asdict(result) for result in results], "failed": failed}
-    options.results.parent.mkdir(parents=True, exist_ok=True)
-    options.results.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write(options.results, measured_on, results, failed)  # a run that is cut off leaves what it has
     print(table(results), *failed, f"written: {options.results}", sep="\n")
     return 1 if failed else 0
 

@@ -64,8 +64,8 @@ def of_batches(name: str, sets: list[One], goals: tuple[Goal, ...], operations: 
             their = TripletMarginLoss(margin=options["margin"], triplets_per_anchor="all")
             peers[PML] = lambda one: learned(lambda x: their(x, one[1]), one[0])
     return Work(
-        f"loss {name}, N={rows}", sets, rows**2, operations * rows**2 * dims, ours, check, peers, ours,
-        goals=goals, left_out=tuple(left_out),
+        f"loss {name}, N={rows}", sets, rows**2, operations * rows**2 * dims, ours, check, peers,
+        graph=ours, goals=goals, left_out=tuple(left_out),
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import torch
@@ -44,6 +44,7 @@ class Work:
     ours: Callable[[Any], Any]
     check: Callable[[], None]
     peers: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
+    _: KW_ONLY
     graph: Callable[[Any], Any] | None = None  # our call in the form that can be captured
     graph_peers: dict[str, Callable[[Any], Any]] = field(default_factory=dict)  # peers that are replayed too
     goals: tuple[Goal, ...] = ()
@@ -156,8 +157,8 @@ def mining(
     }  # fmt: skip
     pairs = len(x) ** 2
     return Work(
-        title, sets, pairs, 2 * pairs * x.shape[1], ours, check, peers, padded,
-        {} if per_anchor else batch_hard, goals, left_out,
+        title, sets, pairs, 2 * pairs * x.shape[1], ours, check, peers, graph=padded,
+        graph_peers={} if per_anchor else batch_hard, goals=goals, left_out=left_out,
     )  # fmt: skip
 
 
@@ -284,7 +285,7 @@ def codes(queries: int, database: int, bits: int, k: int, device: torch.device) 
 # ------------------------------------------------------------------ packed codes, ahead-of-time kernels
 
 TRITON = "the Triton kernels"
-PRODUCTS = "1-bit matrix products"
+POPCOUNTS = "popcounts"
 COPY = "a copy of the database"
 
 
@@ -303,8 +304,8 @@ def cuda_codes(
         wanted = minerlib.hamming_search(*on_host(some, data), k)
         same([column[: len(some)] for column in _cuda_hamming.search(sets[0], data, k)], wanted)
 
-        if PRODUCTS in peers:
-            found = _cuda_hamming.search(sets[0], data, k, products=True)
+        if POPCOUNTS in peers:
+            found = _cuda_hamming.search(sets[0], data, k, products=False)
             same([column[: len(some)] for column in found], wanted)
 
     pairs = queries * database
@@ -312,10 +313,10 @@ def cuda_codes(
     if queries == 1:
         peers[COPY] = lambda _: data.clone()
     elif device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (8, 9):
-        peers[PRODUCTS] = lambda x: _cuda_hamming.search(x, data, k, products=True)
+        peers[POPCOUNTS] = lambda x: _cuda_hamming.search(x, data, k, products=False)
     return Work(
         f"CUDA, Hamming {bits} bits, {queries} in {database}, k={k}", sets, pairs, pairs * bits // 32,
-        lambda x: _cuda_hamming.search(x, data, k), check, peers, None, goals,
+        lambda x: _cuda_hamming.search(x, data, k), check, peers, goals=goals,
     )  # fmt: skip
 
 
