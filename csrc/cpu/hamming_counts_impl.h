@@ -4,10 +4,8 @@
 // a uint8 [N, B], b uint8 [M, B] -> distances int32 [N, M]. queries uint8 [Q, B], database uint8 [M, B] -> counts int64
 // [Q, 8B + 1], how many codes (and how many relevant ones) lie at each distance; average precision float64 [Q] of the
 // ranking by (distance, index) cut at k, summed in the order of the ranks.
-// Memory: 8 bytes a relevant code of the queries in flight, at most 64 of them (MOST_IN_FLIGHT), and 8 bytes a distance
-// and lane of theirs; 8 bytes a code.
-// Limits of the counts and ranks: M < 2^31.
-// Source: SPEC sections 5 and 8.
+// Memory: 8 bytes a relevant code of the queries in flight, at most 128 of them and MOST_IN_FLIGHT bytes, and 8 bytes a
+// distance and lane of theirs; 8 bytes a code. Limits of the counts and ranks: M < 2^31. Source: SPEC sections 5 and 8.
 #pragma once
 
 #include <algorithm>
