@@ -47,9 +47,8 @@ FEW, MANY, PRODUCTS = 0, 1, 2  # ways of `collect` to meet queries, see csrc/cud
 BLOCKS_FEW = 2048  # where their segments are read by one block
 BLOCKS_PRODUCTS = 2  # of a multiprocessor: what it holds, all of the same length
 MANY_FROM = 8  # queries for which a block takes QUERIES of them
-PRODUCTS_FROM = (
-    128  # queries; on an H200 and 10M codes of 64 bits, 64 were faster by counting bits, 128 by products
-)
+#: Queries: on an H200 and 10M codes of 64 bits, 64 were faster by counting bits, 128 by products.
+PRODUCTS_FROM = 128
 QUERIES = (4, 32)  # of a block of `collect`, FEW or MANY
 PRODUCTS_WARPS = 8  # of a block; a warp takes 64 queries of up to 8 words, 32 of 16
 PRODUCTS_WIDTH = 16  # words

@@ -125,7 +125,7 @@ def backend_for(name: str, embeddings: Tensor, natively: bool = True) -> str:
     inputs.one_of("backend", name, BACKENDS)
     if name == "torch" or torch.compiler.is_compiling():  # the operator asks again when it runs
         return name
-    if name == "triton":  # "auto" leaves it alone, as `dispatch.BACKENDS` says
+    if name == "triton":  # "auto" leaves it alone: it has not been timed beside torch
         reasons = triton.reasons_unusable() or triton.reasons_for(embeddings.device)
     else:
         reasons = native.reasons_unusable()
