@@ -47,9 +47,11 @@ class Backend:
     def reasons_for_auto(self, rows: bool = False, gpu: bool = False) -> tuple[str, ...]:
         """Why "auto" does not take it; gpu: for tensors on a GPU."""
         reasons = self.reasons_against(rows)
-        if not self.on_gpu:
+        if reasons or not self.on_gpu:
             return reasons
-        return (*reasons, *(self.load().reasons_for_auto() if gpu else (ON_HOST.format(self.name),)))
+        if gpu:
+            return tuple(self.load().reasons_for_auto())
+        return (ON_HOST.format(self.name),)
 
 
 #: Why "auto" leaves the backends of GPUs alone.

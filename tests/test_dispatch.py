@@ -13,6 +13,7 @@ import pytest
 
 import minerlib
 from minerlib import dispatch
+from minerlib.backends import triton
 from tests.conftest import BACKENDS, IN_CI, Running
 
 X = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
@@ -123,8 +124,9 @@ def test_an_explicit_choice_warns_of_nothing(unusable: set[str]) -> None:
         minerlib.mine(X, LABELS, "hard", backend="reference")
 
 
-def test_explain(unusable: set[str]) -> None:
+def test_explain(unusable: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     unusable.add("native")
+    monkeypatch.setattr(triton, "reasons_unusable", lambda: ())
     explanation = minerlib.explain("mine")
     assert list(explanation.reasons) == ["native", "numba", "reference", "cuda", "triton"]
     assert any("for tensors on a GPU" in reason for reason in explanation.reasons["triton"])

@@ -15,7 +15,8 @@ X = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
 LABELS = np.arange(8) % 3
 
 
-def test_auto_leaves_it_alone_on_the_host_and_explain_says_how_to() -> None:
+def test_auto_leaves_it_alone_on_the_host_and_explain_says_how_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "reasons_unusable", lambda: ())
     for operation in ("mine", "count_triplets", "nearest", "pairwise_distance"):
         explanation = minerlib.explain(operation)
         assert explanation.chosen != "triton"
